@@ -1,0 +1,113 @@
+// Executor: runs templates on a device with libtorch. This header is free of torch.
+//
+// Purpose: a Store holds one session's storages on one device and replays compiled programs over them, in program order,
+//   on real tensors with true aliasing, below autograd.
+// Thread-safety: compile() may be called from any thread. A Store belongs to one thread at a time (its device worker).
+// Ownership: adopted memory is owned by the store until the storage is freed; byte views are valid until the next call.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <atomic>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "genie/status.h"
+
+namespace genie::executor {
+
+// The unit of memory: an id and the version that a fragment expects or makes.
+struct StorageVersion {
+  uint64_t id = 0;
+  uint32_t version = 0;
+};
+
+// One storage slot of an invocation, in the order of the template's slot table (transient slots are not listed).
+struct SlotBinding {
+  uint64_t id = 0;
+  uint32_t version_in = 0;   // version that must be there (0 with a storage that does not exist yet)
+  uint32_t version_out = 0;  // version after the fragment; equal to version_in where it only reads
+  uint64_t size_bytes = 0;   // of a storage that does not exist yet
+};
+
+// A template that was verified, decoded and resolved against this process's operators. Immutable, shared by invocations.
+class Program;
+
+// What a Report record asks for: metadata of values whose shapes the client could not know.
+struct ReportedTensor {
+  bool defined = true;
+  int32_t dtype = 0;  // c10::ScalarType
+  std::vector<int64_t> sizes;
+  std::vector<int64_t> strides;
+  int64_t storage_offset = 0;
+  uint64_t storage_bytes = 0;
+};
+
+struct InvokeOutcome {
+  // OK, or what the first failing record raised: its text names the operator and its operands' shapes.
+  Status status;
+  int64_t failed_record = -1;
+  uint64_t executed_records = 0;
+  std::vector<ReportedTensor> reported;
+};
+
+struct StoreOptions {
+  int threads = 1;                       // intra-op threads; set on the calling thread
+  uint64_t quota_bytes = UINT64_MAX;     // memory of all storages
+  // Incremented after every record: the node's proof of progress. May be null.
+  std::atomic<uint64_t>* progress = nullptr;
+};
+
+// Memory handed to a store with its releaser. `writable` false: a write makes a private copy first.
+struct HostMemory {
+  std::byte* data = nullptr;
+  size_t size = 0;
+  bool writable = true;
+  std::shared_ptr<void> owner;
+};
+
+// Verifies and resolves a serialized template (protocol/template.fbs). Never aborts on hostile bytes: kProtocol;
+// kNotFound names an operator that this process does not have, kVersionMismatch one with another schema.
+Result<std::shared_ptr<const Program>> compile(std::span<const std::byte> serialized);
+// The code's fingerprint as the client computes it (XXH3-128, low 64 bits).
+uint64_t fingerprint(const Program& program);
+// How many parameters and listed slots an invocation has to bring; hostile counts are refused before invoke().
+size_t param_count(const Program& program);
+size_t bound_slot_count(const Program& program);
+
+class Store {
+ public:
+  static std::unique_ptr<Store> make(StoreOptions options);
+  virtual ~Store() = default;
+
+  // A new storage whose initial content is `memory`. kAlreadyExists, kQuotaExceeded.
+  virtual Status adopt(StorageVersion storage, HostMemory memory) = 0;
+  // Runs `program`. `params` are all parameter values (defaults patched by the caller).
+  virtual InvokeOutcome invoke(const Program& program, std::span<const SlotBinding> slots,
+                               std::span<const int64_t> params) = 0;
+  // The record was not run because an earlier one of its stream failed: poisons what it would have written.
+  virtual void poison(const Program& program, std::span<const SlotBinding> slots, const Status& why) = 0;
+  // Bytes [offset, offset + size) of a storage: kNotFound, kStale (another version), kOutOfRange, kPoisoned (with the
+  // original error).
+  virtual Result<std::span<const std::byte>> bytes(StorageVersion storage, uint64_t offset, uint64_t size) = 0;
+  // Unknown ids are ignored (a storage that never came to life).
+  virtual void free(uint64_t id) = 0;
+
+  virtual uint64_t bytes_in_use() const = 0;
+  virtual size_t storage_count() const = 0;
+};
+
+// Name and version of the operator set of this process, for the handshake: libtorch's version and a hash over all schemas.
+struct OperatorSet {
+  std::string torch_version;
+  uint64_t schema_hash = 0;
+  uint32_t count = 0;
+};
+OperatorSet operator_set();
+
+// Intra-op threads that this process would use by default.
+int default_threads();
+
+}  // namespace genie::executor
