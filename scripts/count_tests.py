@@ -1,0 +1,75 @@
+"""Counts what the test programs of one `meson test` run did.
+
+usage: count_tests.py SUITE TESTLOG EXIT_STATUS
+
+Prints "PASSED FAILED SKIPPED" on stdout, one line for each program, and the failures and the skips with their reasons on
+stderr. GoogleTest programs count by test case, any other program as one. A program that ended badly counts at least one
+failure, and so does a run whose exit status says so.
+"""
+
+import json
+import re
+import sys
+
+CASE = re.compile(r"^\[ +(OK|FAILED|SKIPPED) +\] (\S+?)(?:, where .*)? \(\d+ ms\)$")
+
+
+def skip_reason(lines, index):
+    """GoogleTest prints "file:line: Skipped" and the reason above the line that ends the case."""
+    reason = []
+    for line in reversed(lines[:index]):
+        if line.endswith(": Skipped"):
+            return " ".join(reversed(reason)) or "no reason given"
+        if line.startswith("["):
+            break
+        if line.strip():
+            reason.append(line.strip())
+    return "no reason given"
+
+
+def count(entry):
+    name, result = entry["name"], entry["result"]
+    passed, failed, skipped = 0, [], []
+    lines = entry.get("stdout", "").splitlines()
+    for index, line in enumerate(lines):
+        match = CASE.match(line)
+        if not match:
+            continue
+        kind, case = match.groups()
+        if kind == "OK":
+            passed += 1
+        elif kind == "FAILED":
+            failed.append(f"{name}: {case}")
+        else:
+            skipped.append(f"{name}: {case}: {skip_reason(lines, index)}")
+    if result == "SKIP":
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "no reason given")
+        skipped.append(f"{name}: {last}")
+    elif result not in ("OK", "EXPECTEDFAIL"):
+        if not failed:
+            failed.append(f"{name}: the program ended with {result}")
+    elif passed + len(failed) + len(skipped) == 0:
+        passed = 1
+    return passed, failed, skipped
+
+
+def main():
+    _, suite, log, status = sys.argv
+    total_failed = 0
+    with open(log, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            passed, failed, skipped = count(json.loads(line))
+            total_failed += len(failed)
+            print(passed, len(failed), len(skipped))
+            for text in failed:
+                print(f"FAILED: {suite}: {text}", file=sys.stderr)
+            for text in skipped:
+                print(f"skipped: {suite}: {text}", file=sys.stderr)
+    if status != "0" and total_failed == 0:
+        print(f"FAILED: {suite}: meson test ended with status {status}", file=sys.stderr)
+        print(0, 1, 0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

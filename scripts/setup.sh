@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Brings a Debian 12 machine to the point where Genie builds: the packages it needs, and libtorch.
+#
+#   scripts/setup.sh
+#
+# Installs the missing packages with apt-get (as root, or through sudo), and the torch wheel into .venv of this checkout.
+# With GENIE_LIBTORCH=/folder set, that folder's libtorch is used and no wheel is installed. What is there already is left
+# as it is; a second run changes nothing.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# Why each is there: docs/dependencies.md.
+packages=(
+  # tools
+  g++ meson ninja-build ccache pkg-config cmake binutils git ca-certificates python3 python3-venv python3-yaml
+  clang-format clang-tidy gcovr
+  # the runtime
+  libspdlog-dev libfmt-dev libyaml-cpp-dev libxxhash-dev libcli11-dev nlohmann-json3-dev
+  # wire and control plane
+  libflatbuffers-dev flatbuffers-compiler libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
+  # tests, benches and the peers that they measure
+  libgtest-dev libgmock-dev libbenchmark-dev libconcurrentqueue-dev libboost-dev libdpdk-dev
+)
+
+missing_packages() {
+  local have
+  have=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' 2>/dev/null | awk '$2 == "installed" { print $1 }')
+  local name
+  for name in "${packages[@]}"; do
+    grep -qxF -- "$name" <<<"$have" || printf '%s\n' "$name"
+  done
+}
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo -n "$@" || sudo "$@"
+  else
+    die "packages are missing: run this script as root, or install sudo"
+  fi
+}
+
+install_packages() {
+  local missing
+  mapfile -t missing < <(missing_packages)
+  if [ "${#missing[@]}" -eq 0 ]; then
+    say "packages: all ${#packages[@]} are there"
+    return
+  fi
+  say "packages: installing ${missing[*]}"
+  # A mirror that is being synchronised fails for a moment: once more before giving up.
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update </dev/null ||
+    { sleep 5 && as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update </dev/null; } ||
+    die "apt-get update failed twice: check the network and /etc/apt/sources.list"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+    -o Dpkg::Use-Pty=0 install "${missing[@]}" </dev/null >&2 || die "apt-get install failed"
+}
+
+torch_version_in() {
+  sed -n "s/^__version__ = '\([^+']*\).*/\1/p" "$1"/lib/python3*/site-packages/torch/version.py 2>/dev/null || true
+}
+
+install_torch() {
+  if [ -n "${GENIE_LIBTORCH:-}" ]; then
+    [ -e "$GENIE_LIBTORCH/lib/libtorch_cpu.so" ] ||
+      die "GENIE_LIBTORCH=$GENIE_LIBTORCH holds no lib/libtorch_cpu.so: point it to a folder with include/ and lib/"
+    say "libtorch: $GENIE_LIBTORCH (from GENIE_LIBTORCH)"
+    return
+  fi
+  local venv=$GENIE_ROOT/.venv
+  if [ "$(torch_version_in "$venv")" = "$GENIE_TORCH_VERSION" ]; then
+    say "libtorch: torch $GENIE_TORCH_VERSION in .venv is there"
+    return
+  fi
+  say "libtorch: installing torch==$GENIE_TORCH_VERSION into .venv (a download of 200 MB or more)"
+  local python=/usr/bin/python3
+  [ -x "$python" ] || python=python3
+  [ -x "$venv/bin/pip" ] || "$python" -m venv --clear "$venv" || die "python3 -m venv failed"
+  "$venv/bin/pip" install --quiet --no-input "torch==$GENIE_TORCH_VERSION" </dev/null >&2 ||
+    die "pip could not install torch==$GENIE_TORCH_VERSION; with a libtorch of that version at hand, set GENIE_LIBTORCH"
+  [ "$(torch_version_in "$venv")" = "$GENIE_TORCH_VERSION" ] || die "pip left no torch $GENIE_TORCH_VERSION in .venv"
+}
+
+command -v apt-get >/dev/null && command -v dpkg-query >/dev/null ||
+  die "this script knows Debian's packages only; install the counterparts of the list in it by hand"
+install_packages
+install_torch

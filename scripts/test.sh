@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs tests.
+#
+#   scripts/test.sh             the suite main
+#   scripts/test.sh SUITE...    these suites; `all` means every one
+#   scripts/test.sh --list      the names of the suites, and what each shows
+#
+# The last line of the output is "N passed, N failed, N skipped", summed over all test programs. Exits 0 when nothing
+# failed, 1 when a build or a test failed, 2 for a wrong argument. With CI=true a compiler's warning is an error.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+suites=(main install sanitizers tsan coverage format)
+declare -A about=(
+  [main]="unit, conformance, frontend and end-to-end tests, release build (build/)"
+  [install]="the installed library, used from outside the tree through pkg-config and through CMake; its exported symbols"
+  [sanitizers]="the main tests under AddressSanitizer and UndefinedBehaviorSanitizer (build-asan/)"
+  [tsan]="queues, transports and the other threaded parts below torch under ThreadSanitizer (build-tsan/)"
+  [coverage]="the main tests with line coverage, printed per folder (build-coverage/)"
+  [format]="clang-format over every source"
+)
+
+usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; }
+
+chosen=()
+for argument in "$@"; do
+  case $argument in
+    --list)
+      for suite in "${suites[@]}"; do printf '%-12s%s\n' "$suite" "${about[$suite]}"; done
+      exit 0
+      ;;
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    all) chosen+=("${suites[@]}") ;;
+    *)
+      if [ -z "${about[$argument]:-}" ]; then
+        printf 'test.sh: no suite is called "%s"; scripts/test.sh --list names them\n' "$argument" >&2
+        exit 2
+      fi
+      chosen+=("$argument")
+      ;;
+  esac
+done
+[ "${#chosen[@]}" -gt 0 ] || chosen=(main)
+
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+
+# run_meson_tests SUITE FOLDER [MESON TEST ARGUMENT...]: runs them and counts the cases of every program.
+run_meson_tests() {
+  local suite=$1 folder=$GENIE_ROOT/$2 rc=0
+  shift 2
+  say "$suite: running the tests"
+  rm -f "$folder/meson-logs/testlog.json"
+  meson test -C "$folder" --no-rebuild --print-errorlogs "$@" </dev/null >&2 || rc=$?
+  python3 "$GENIE_ROOT/scripts/count_tests.py" "$suite" "$folder/meson-logs/testlog.json" "$rc" >"$results/$suite" ||
+    die "the test log of $suite cannot be read"
+}
+
+# check SUITE NAME COMMAND...: one check that is not a test program.
+check() {
+  local suite=$1 name=$2
+  shift 2
+  say "$suite: $name"
+  if "$@" </dev/null >&2; then
+    echo "1 0 0" >>"$results/$suite"
+  else
+    printf 'FAILED: %s: %s\n' "$suite" "$name" >&2
+    echo "0 1 0" >>"$results/$suite"
+  fi
+}
+
+release_built=no
+release_build() {
+  [ "$release_built" = no ] || return 0
+  configure build
+  build build
+  release_built=yes
+}
+
+suite_main() {
+  release_build
+  run_meson_tests main build --suite main
+}
+
+suite_sanitizers() {
+  local notes=$GENIE_ROOT/tests/suppressions
+  # One build of all that is ours; torch, gRPC and the other libraries are not instrumented, which is why containers that
+  # cross that edge are not checked for overflow of their capacity. vptr wants type information that torch hides.
+  configure build-asan --buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false \
+    -Dcpp_args=-fno-sanitize=vptr,-fno-sanitize-recover=undefined,-fno-omit-frame-pointer
+  build build-asan
+  ASAN_OPTIONS="detect_container_overflow=0:strict_string_checks=1:detect_stack_use_after_return=1" \
+    LSAN_OPTIONS="suppressions=$notes/lsan.txt:print_suppressions=0" \
+    UBSAN_OPTIONS="suppressions=$notes/ubsan.txt:print_stacktrace=1" \
+    run_meson_tests sanitizers build-asan --suite main --timeout-multiplier 4
+}
+
+suite_tsan() {
+  configure build-tsan --buildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
+  local programs
+  mapfile -t programs < <(python3 "$GENIE_ROOT/scripts/test_programs.py" "$GENIE_ROOT/build-tsan" tsan)
+  [ "${#programs[@]}" -gt 0 ] || die "no test belongs to the suite tsan"
+  build build-tsan "${programs[@]}"
+  TSAN_OPTIONS="suppressions=$GENIE_ROOT/tests/suppressions/tsan.txt:second_deadlock_stack=1" \
+    run_meson_tests tsan build-tsan --suite tsan --timeout-multiplier 6
+}
+
+suite_coverage() {
+  configure build-coverage --buildtype=debug -Db_coverage=true -Dcpp_args=-fprofile-update=atomic
+  build build-coverage
+  find "$GENIE_ROOT/build-coverage" -name '*.gcda' -delete
+  run_meson_tests coverage build-coverage --suite main --timeout-multiplier 4
+  check coverage "line coverage of frontend, src and datapath" \
+    "$GENIE_ROOT/scripts/coverage.sh" "$GENIE_ROOT/build-coverage"
+}
+
+suite_install() {
+  release_build
+  check install "installed library, from outside the tree" "$GENIE_ROOT/tests/install/run.sh" "$GENIE_ROOT/build"
+}
+
+suite_format() {
+  check format "clang-format" format_sources
+}
+
+format_sources() {
+  cd "$GENIE_ROOT" && git ls-files -z -- '*.h' '*.cc' | xargs -0 -r clang-format --dry-run -Werror
+}
+
+"$GENIE_ROOT/scripts/setup.sh"
+for suite in "${chosen[@]}"; do
+  [ -e "$results/$suite" ] || "suite_$suite"
+done
+awk '{ p += $1; f += $2; s += $3 } END { printf "%d passed, %d failed, %d skipped\n", p, f, s; exit f > 0 || p == 0 }' \
+  "$results"/*
