@@ -25,8 +25,6 @@
 
 namespace genie::datapath {
 
-enum class MemoryKind : uint8_t { kHost, kCuda };
-
 // What the plan says the bytes are for; bulk yields to latency at chunk boundaries.
 enum class TransferClass : uint8_t { kControl, kLatency, kBulk };
 

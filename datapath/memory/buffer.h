@@ -13,6 +13,8 @@
 
 namespace genie::datapath {
 
+enum class MemoryKind : uint8_t { kHost, kCuda };
+
 // A local registration. The generation tells a stale key from a reused slot.
 struct MemoryKey {
   uint32_t index = UINT32_MAX;
