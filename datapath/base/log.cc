@@ -1,5 +1,6 @@
 #include "datapath/base/log.h"
 
+#include <spdlog/logger.h>
 #include <spdlog/sinks/stdout_sinks.h>
 
 #include <cstdlib>
@@ -17,12 +18,28 @@ std::shared_ptr<spdlog::logger> make_logger() {
   return made;
 }
 
-}  // namespace
-
 spdlog::logger& logger() {
   // Leaked on purpose: threads that outlive static destruction may still log.
   static auto* const instance = new std::shared_ptr<spdlog::logger>(make_logger());
   return **instance;
+}
+
+spdlog::level::level_enum spd(Level level) {
+  switch (level) {
+    case Level::kDebug: return spdlog::level::debug;
+    case Level::kInfo: return spdlog::level::info;
+    case Level::kWarn: return spdlog::level::warn;
+    case Level::kError: return spdlog::level::err;
+  }
+  return spdlog::level::err;
+}
+
+}  // namespace
+
+bool enabled(Level level) noexcept { return logger().should_log(spd(level)); }
+
+void write(Level level, std::string_view line) noexcept {
+  logger().log(spd(level), spdlog::string_view_t(line.data(), line.size()));
 }
 
 }  // namespace genie::log

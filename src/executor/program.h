@@ -1,0 +1,60 @@
+// Program: a template after verification, resolved against this process's operators. Internal to the executor.
+//
+// Thread-safety: immutable once made.
+#pragma once
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "src/executor/executor.h"
+#include "src/protocol/program_format.h"
+
+namespace genie::executor {
+
+// One argument or output, decoded. Lists keep their elements as a run of nodes elsewhere in Program::nodes.
+struct Node {
+  wire::Tag tag = wire::Tag::kNone;
+  uint8_t dtype = 0;
+  uint8_t rank = 0;
+  bool contiguous = false;
+  bool conj = false;
+  bool neg = false;
+  bool zero_offset = false;
+  bool wrapped = false;
+  uint32_t slot = 0;         // kTensor, kFresh, kReported
+  uint32_t param = 0;        // first parameter
+  uint32_t count = 0;        // list length, alias's argument, constant, string index, bool
+  uint32_t first_child = 0;  // kList, kListOut: in Program::nodes; kBoolList: in Program::bool_words
+};
+
+struct Record {
+  const c10::OperatorHandle* op = nullptr;
+  uint32_t op_index = 0;
+  uint32_t first_argument = 0;
+  uint32_t argument_count = 0;
+  uint32_t first_output = 0;
+  uint32_t output_count = 0;
+  uint32_t first_dead = 0;  // transient slots that nobody touches later, in Program::dead_slots
+  uint32_t dead_count = 0;
+};
+
+class Program {
+ public:
+  std::vector<c10::OperatorHandle> ops;
+  std::vector<std::string> op_names;
+  std::vector<Record> records;
+  std::vector<Node> nodes;
+  std::vector<uint32_t> bool_words;
+  std::vector<uint32_t> dead_slots;
+  std::vector<std::string> strings;
+  std::vector<wire::SlotKind> slot_kinds;
+  std::vector<bool> slot_written;        // by an in-place, out= or fresh output
+  std::vector<uint32_t> bound_slots;     // slots that an invocation binds, in order
+  std::vector<int64_t> default_params;
+  uint64_t fingerprint = 0;
+};
+
+}  // namespace genie::executor

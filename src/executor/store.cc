@@ -1,0 +1,514 @@
+// Replay: runs programs over a session's storages, record by record, on real tensors with true aliasing.
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/core/TensorImpl.h>
+#include <fmt/format.h>
+
+#include <bit>
+#include <sstream>
+#include <unordered_map>
+
+#include "datapath/base/log.h"
+#include "src/executor/program.h"
+
+namespace genie::executor {
+namespace {
+
+using wire::SlotKind;
+using wire::Tag;
+
+// One storage of the session. A poisoned one has no bytes, only the error that every use repeats.
+struct Entry {
+  c10::Storage storage;
+  uint32_t version = 0;
+  bool writable = true;
+  uint64_t accounted_bytes = 0;  // counted against the quota
+  Status poison;
+};
+
+struct ReplayError : std::runtime_error {
+  ReplayError(Errc code, const std::string& text) : std::runtime_error(text), code(code) {}
+  Errc code;
+};
+
+c10::Storage storage_over(HostMemory memory) {
+  auto* owner = new std::shared_ptr<void>(std::move(memory.owner));
+  at::DataPtr pointer(memory.data, owner, [](void* context) { delete static_cast<std::shared_ptr<void>*>(context); },
+                      at::Device(at::kCPU));
+  return c10::Storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(memory.size), std::move(pointer),
+                      c10::GetCPUAllocator(), /*resizable=*/true);
+}
+
+c10::Storage fresh_storage(size_t size_bytes) {
+  return c10::Storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(size_bytes),
+                      c10::GetCPUAllocator()->allocate(size_bytes), c10::GetCPUAllocator(), /*resizable=*/true);
+}
+
+// What a geometry needs of its storage, in bytes; refuses negative numbers and overflow.
+uint64_t bytes_spanned(at::IntArrayRef sizes, at::IntArrayRef strides, int64_t offset, size_t item_bytes) {
+  if (offset < 0) throw ReplayError(Errc::kProtocol, "negative storage offset");
+  uint64_t last = static_cast<uint64_t>(offset);
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    if (sizes[i] < 0 || strides[i] < 0) throw ReplayError(Errc::kProtocol, "negative size or stride");
+    if (sizes[i] == 0) return 0;
+    uint64_t step = 0;
+    if (__builtin_mul_overflow(static_cast<uint64_t>(sizes[i] - 1), static_cast<uint64_t>(strides[i]), &step) ||
+        __builtin_add_overflow(last, step, &last)) {
+      throw ReplayError(Errc::kProtocol, "geometry overflows");
+    }
+  }
+  uint64_t total = 0;
+  if (__builtin_add_overflow(last, uint64_t{1}, &last) || __builtin_mul_overflow(last, item_bytes, &total)) {
+    throw ReplayError(Errc::kProtocol, "geometry overflows");
+  }
+  return total;
+}
+
+// Sizes and strides of a node, read from the parameters.
+struct Geometry {
+  c10::SmallVector<int64_t, 6> sizes;
+  c10::SmallVector<int64_t, 6> strides;
+  int64_t offset = 0;
+
+  Geometry(const Node& node, std::span<const int64_t> params) {
+    const int64_t* at = params.data() + node.param;
+    sizes.append(at, at + node.rank);
+    at += node.rank;
+    if (node.contiguous) {
+      strides.resize(node.rank);
+      int64_t stride = 1;
+      for (size_t i = node.rank; i-- > 0;) {
+        strides[i] = stride;
+        if (__builtin_mul_overflow(stride, std::max<int64_t>(sizes[i], 1), &stride)) {
+          throw ReplayError(Errc::kProtocol, "geometry overflows");
+        }
+      }
+    } else {
+      strides.append(at, at + node.rank);
+      at += node.rank;
+    }
+    if (!node.zero_offset) offset = *at;
+  }
+};
+
+std::string describe(const at::Tensor& tensor) {
+  if (!tensor.defined()) return "undefined";
+  std::ostringstream text;
+  text << tensor.scalar_type() << tensor.sizes();
+  return text.str();
+}
+
+class CpuStore final : public Store {
+ public:
+  explicit CpuStore(StoreOptions options) : options_(options) {}
+
+  Status adopt(StorageVersion storage, HostMemory memory) override {
+    if (memory.size > options_.quota_bytes - std::min(options_.quota_bytes, in_use_)) return over_quota(memory.size);
+    if (entries_.contains(storage.id)) {
+      return {Errc::kAlreadyExists, fmt::format("storage {} exists already", storage.id)};
+    }
+    Entry& entry = entries_[storage.id];
+    entry.version = storage.version;
+    entry.writable = memory.writable;
+    entry.storage = storage_over(std::move(memory));
+    account(entry);
+    return {};
+  }
+
+  InvokeOutcome invoke(const Program& program, std::span<const SlotBinding> slots,
+                       std::span<const int64_t> params) override;
+
+  void poison(const Program& program, std::span<const SlotBinding> slots, const Status& why) override {
+    if (slots.size() != program.bound_slots.size()) return;
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (program.slot_written[program.bound_slots[i]]) poison_entry(slots[i], why);
+    }
+  }
+
+  Result<std::span<const std::byte>> bytes(StorageVersion storage, uint64_t offset, uint64_t size) override {
+    auto found = entries_.find(storage.id);
+    if (found == entries_.end()) return Status(Errc::kNotFound, fmt::format("storage {} is not on this node", storage.id));
+    const Entry& entry = found->second;
+    if (!entry.poison.ok()) return entry.poison;
+    if (entry.version != storage.version) {
+      return Status(Errc::kStale, fmt::format("storage {} is at version {}, not {}", storage.id, entry.version, storage.version));
+    }
+    const uint64_t have = entry.storage.nbytes();
+    if (offset > have || size > have - offset) {
+      return Status(Errc::kOutOfRange, fmt::format("bytes [{}, {}) of storage {}, which has {}", offset, offset + size, storage.id, have));
+    }
+    return std::span(static_cast<const std::byte*>(entry.storage.data()) + offset, size);
+  }
+
+  void free(uint64_t id) override {
+    auto found = entries_.find(id);
+    if (found == entries_.end()) return;
+    found->second.storage = {};
+    account(found->second);
+    entries_.erase(found);
+  }
+
+  uint64_t bytes_in_use() const override { return in_use_; }
+  size_t storage_count() const override { return entries_.size(); }
+
+ private:
+  struct Slot {
+    c10::Storage storage;
+    bool live = false;
+  };
+
+  Status over_quota(uint64_t wanted) const {
+    return {Errc::kQuotaExceeded,
+            fmt::format("{} bytes wanted, {} of {} in use: free tensors, or start the node with a larger --memory-quota", wanted,
+                        in_use_, options_.quota_bytes)};
+  }
+
+  // A storage's size may have changed (resize_): the quota follows.
+  void account(Entry& entry) {
+    in_use_ -= entry.accounted_bytes;
+    entry.accounted_bytes = entry.storage ? entry.storage.nbytes() : 0;
+    in_use_ += entry.accounted_bytes;
+  }
+
+  void poison_entry(const SlotBinding& binding, const Status& why) {
+    Entry& entry = entries_[binding.id];
+    entry.storage = {};
+    account(entry);
+    entry.version = binding.version_out;
+    entry.poison = why;
+  }
+
+  Status bind(const Program& program, std::span<const SlotBinding> slots);
+  void settle(const Program& program, std::span<const SlotBinding> slots, const Status& status, size_t failed);
+  void mark_touched_by(const Program& program, const Record& record, std::vector<bool>& touched) const;
+  void run_record(const Program& program, const Record& record, std::span<const int64_t> params, InvokeOutcome& outcome);
+  c10::IValue argument(const Program& program, const Node& node, const c10::Type& type, std::span<const int64_t> params);
+  c10::IValue list_argument(const Program& program, const Node& node, const c10::Type& element, std::span<const int64_t> params);
+  at::Tensor operand(const Node& node, std::span<const int64_t> params) const;
+  void take_output(const Program& program, const Node& node, const c10::IValue& value, std::span<const int64_t> params,
+                   InvokeOutcome& outcome);
+  void take_tensor(const Node& node, at::Tensor tensor, std::span<const int64_t> params, InvokeOutcome& outcome);
+  at::Generator generator(uint32_t number) {
+    auto& made = generators_[number];
+    if (!made.defined()) made = at::detail::createCPUGenerator();
+    return made;
+  }
+
+  const StoreOptions options_;
+  std::unordered_map<uint64_t, Entry> entries_;
+  std::unordered_map<uint32_t, at::Generator> generators_;
+  uint64_t in_use_ = 0;
+  // Scratch of the running invocation, kept to spare allocations.
+  std::vector<Slot> slots_;
+  std::vector<c10::IValue> stack_;
+};
+
+// Looks every bound slot up before anything runs: a stale version or a poisoned input changes nothing.
+Status CpuStore::bind(const Program& program, std::span<const SlotBinding> slots) {
+  slots_.assign(program.slot_kinds.size(), Slot{});
+  for (size_t i = 0; i < slots.size(); ++i) {
+    const uint32_t slot = program.bound_slots[i];
+    auto found = entries_.find(slots[i].id);
+    if (program.slot_kinds[slot] == SlotKind::kCreated) {
+      if (found != entries_.end()) return {Errc::kAlreadyExists, fmt::format("storage {} exists already", slots[i].id)};
+      continue;
+    }
+    if (found == entries_.end()) {
+      return {Errc::kNotFound, fmt::format("storage {} is not on this node: it was freed, or never came to life", slots[i].id)};
+    }
+    Entry& entry = found->second;
+    if (!entry.poison.ok()) return entry.poison;
+    if (entry.version != slots[i].version_in) {
+      return {Errc::kStale, fmt::format("storage {} is at version {}, the invocation expects {}", slots[i].id, entry.version,
+                                        slots[i].version_in)};
+    }
+    if (!entry.writable && program.slot_written[slot]) {
+      c10::Storage copy = fresh_storage(entry.storage.nbytes());
+      std::memcpy(copy.mutable_data(), entry.storage.data(), entry.storage.nbytes());
+      entry.storage = std::move(copy);
+      entry.writable = true;
+    }
+    slots_[slot] = Slot{entry.storage, true};
+  }
+  return {};
+}
+
+void CpuStore::mark_touched_by(const Program& program, const Record& record, std::vector<bool>& touched) const {
+  auto mark = [&](auto&& self, const Node& node) -> void {
+    if (node.tag == Tag::kFresh || node.tag == Tag::kReported) touched[node.slot] = true;
+    if (node.tag == Tag::kTensor && program.slot_written[node.slot]) touched[node.slot] = true;
+    if (node.tag == Tag::kList || node.tag == Tag::kListOut) {
+      for (uint32_t i = 0; i < node.count; ++i) self(self, program.nodes[node.first_child + i]);
+    }
+  };
+  const auto& schema = record.op->schema();
+  for (uint32_t i = 0; i < record.argument_count; ++i) {
+    const auto* alias = schema.arguments()[i].alias_info();
+    if (alias != nullptr && alias->isWrite()) mark(mark, program.nodes[record.first_argument + i]);
+  }
+  for (uint32_t i = 0; i < record.output_count; ++i) mark(mark, program.nodes[record.first_output + i]);
+}
+
+// Writes the slots back: versions move on, new storages enter the table, and what records from `failed` on would have written
+// is poisoned. Storages that only earlier records wrote keep what these wrote.
+void CpuStore::settle(const Program& program, std::span<const SlotBinding> slots, const Status& status, size_t failed) {
+  std::vector<bool> lost(program.slot_kinds.size(), false);
+  for (size_t i = failed; i < program.records.size(); ++i) mark_touched_by(program, program.records[i], lost);
+  for (size_t i = 0; i < slots.size(); ++i) {
+    const uint32_t slot = program.bound_slots[i];
+    if (lost[slot]) {
+      poison_entry(slots[i], status);
+      continue;
+    }
+    if (program.slot_kinds[slot] == SlotKind::kCreated) {
+      if (!slots_[slot].live) continue;
+      entries_[slots[i].id].storage = std::move(slots_[slot].storage);
+    }
+    Entry& entry = entries_[slots[i].id];
+    entry.version = slots[i].version_out;
+    account(entry);
+  }
+  slots_.clear();
+}
+
+InvokeOutcome CpuStore::invoke(const Program& program, std::span<const SlotBinding> slots, std::span<const int64_t> params) {
+  InvokeOutcome outcome;
+  if (slots.size() != program.bound_slots.size() || params.size() != program.default_params.size()) {
+    outcome.status = Status(Errc::kProtocol, "invocation brings another number of storages or parameters than its template");
+    return outcome;
+  }
+  if (at::get_num_threads() != options_.threads) at::set_num_threads(options_.threads);
+  if (const Status bound = bind(program, slots); !bound.ok()) {
+    outcome.status = bound;
+    outcome.failed_record = 0;
+    poison(program, slots, bound);
+    slots_.clear();
+    return outcome;
+  }
+  const c10::InferenceMode below_autograd;
+  size_t index = 0;
+  Errc code = Errc::kOpFailed;
+  std::string why;
+  for (; index < program.records.size(); ++index) {
+    try {
+      run_record(program, program.records[index], params, outcome);
+    } catch (const ReplayError& error) {
+      code = error.code;
+      why = error.what();
+      break;
+    } catch (const c10::Error& error) {
+      why = error.what_without_backtrace();
+      break;
+    } catch (const std::bad_alloc&) {
+      code = Errc::kOutOfMemory;
+      why = "the node is out of memory";
+      break;
+    } catch (const std::exception& error) {
+      why = error.what();
+      break;
+    }
+    ++outcome.executed_records;
+    if (options_.progress != nullptr) options_.progress->fetch_add(1, std::memory_order_relaxed);
+  }
+  stack_.clear();
+  if (index < program.records.size()) {
+    outcome.failed_record = static_cast<int64_t>(index);
+    outcome.status = Status(code, fmt::format("{} {}", program.op_names[program.records[index].op_index], why));
+  }
+  settle(program, slots, outcome.status, index);
+  return outcome;
+}
+
+at::Tensor CpuStore::operand(const Node& node, std::span<const int64_t> params) const {
+  const Slot& slot = slots_[node.slot];
+  if (!slot.live) throw ReplayError(Errc::kProtocol, "a record reads a storage that does not exist yet");
+  const Geometry geometry(node, params);
+  const auto type = c10::scalarTypeToTypeMeta(static_cast<c10::ScalarType>(node.dtype));
+  if (bytes_spanned(geometry.sizes, geometry.strides, geometry.offset, type.itemsize()) > slot.storage.nbytes()) {
+    throw ReplayError(Errc::kOutOfRange, "an operand reaches beyond its storage");
+  }
+  auto tensor = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(slot.storage), c10::DispatchKeySet(c10::DispatchKey::CPU), type);
+  auto* impl = tensor.unsafeGetTensorImpl();
+  impl->set_sizes_and_strides(geometry.sizes, geometry.strides, geometry.offset);
+  if (node.conj) impl->_set_conj(true);
+  if (node.neg) impl->_set_neg(true);
+  return tensor;
+}
+
+at::Tensor scalar_operand(const Node& node, std::span<const int64_t> params) {
+  const auto type = static_cast<c10::ScalarType>(node.dtype);
+  at::Scalar value;
+  if (c10::isComplexType(type)) {
+    value = c10::complex<double>(std::bit_cast<double>(params[node.param]), std::bit_cast<double>(params[node.param + 1]));
+  } else if (c10::isFloatingType(type)) {
+    value = std::bit_cast<double>(params[node.param]);
+  } else if (type == c10::ScalarType::Bool) {
+    value = params[node.param] != 0;
+  } else {
+    value = params[node.param];
+  }
+  at::Tensor tensor = at::scalar_tensor(value, at::TensorOptions(type).device(at::kCPU));
+  if (node.wrapped) tensor.unsafeGetTensorImpl()->set_wrapped_number(true);
+  return tensor;
+}
+
+c10::IValue CpuStore::argument(const Program& program, const Node& node, const c10::Type& type, std::span<const int64_t> params) {
+  switch (node.tag) {
+    case Tag::kTensor: return operand(node, params);
+    case Tag::kUndefinedTensor: return at::Tensor();
+    case Tag::kScalarTensor: return scalar_operand(node, params);
+    case Tag::kInt: return params[node.param];
+    case Tag::kIntConst: return static_cast<int64_t>(node.count);
+    case Tag::kDouble: return std::bit_cast<double>(params[node.param]);
+    case Tag::kComplex:
+      return c10::complex<double>(std::bit_cast<double>(params[node.param]), std::bit_cast<double>(params[node.param + 1]));
+    case Tag::kBool: return node.count != 0;
+    case Tag::kString: return program.strings[node.count];
+    case Tag::kDevice: return at::Device(at::kCPU);
+    case Tag::kGenerator: return generator(node.count);
+    case Tag::kIntList:
+    case Tag::kDoubleList:
+    case Tag::kBoolList:
+    case Tag::kList: {
+      const c10::Type* list = &type;
+      if (type.kind() == c10::TypeKind::OptionalType) list = type.expectRef<c10::OptionalType>().getElementType().get();
+      return list_argument(program, node, *list->expectRef<c10::ListType>().getElementType(), params);
+    }
+    default: return {};
+  }
+}
+
+c10::IValue CpuStore::list_argument(const Program& program, const Node& node, const c10::Type& element,
+                                    std::span<const int64_t> params) {
+  if (node.tag == Tag::kIntList) {
+    return c10::List<int64_t>(at::IntArrayRef(params.data() + node.param, node.count));
+  }
+  if (node.tag == Tag::kDoubleList) {
+    c10::List<double> list;
+    list.reserve(node.count);
+    for (uint32_t i = 0; i < node.count; ++i) list.push_back(std::bit_cast<double>(params[node.param + i]));
+    return list;
+  }
+  if (node.tag == Tag::kBoolList) {
+    c10::List<bool> list;
+    list.reserve(node.count);
+    for (uint32_t i = 0; i < node.count; ++i) {
+      list.push_back(((program.bool_words[node.first_child + i / 32] >> (i % 32)) & 1U) != 0);
+    }
+    return list;
+  }
+  auto child = [&](uint32_t i) -> const Node& { return program.nodes[node.first_child + i]; };
+  if (element.kind() == c10::TypeKind::TensorType) {
+    c10::List<at::Tensor> list;
+    list.reserve(node.count);
+    for (uint32_t i = 0; i < node.count; ++i) list.push_back(argument(program, child(i), element, params).toTensor());
+    return list;
+  }
+  if (element.kind() == c10::TypeKind::OptionalType) {
+    c10::List<std::optional<at::Tensor>> list;
+    list.reserve(node.count);
+    for (uint32_t i = 0; i < node.count; ++i) {
+      c10::IValue value = argument(program, child(i), element, params);
+      list.push_back(value.isNone() ? std::optional<at::Tensor>() : std::optional<at::Tensor>(value.toTensor()));
+    }
+    return list;
+  }
+  c10::impl::GenericList list(c10::NumberType::get());
+  for (uint32_t i = 0; i < node.count; ++i) list.push_back(argument(program, child(i), element, params));
+  return list;
+}
+
+void CpuStore::run_record(const Program& program, const Record& record, std::span<const int64_t> params, InvokeOutcome& outcome) {
+  const auto& schema = record.op->schema();
+  stack_.clear();
+  std::string operands;
+  try {
+    for (uint32_t i = 0; i < record.argument_count; ++i) {
+      stack_.push_back(argument(program, program.nodes[record.first_argument + i], *schema.arguments()[i].type(), params));
+    }
+    record.op->callBoxed(&stack_);
+  } catch (const c10::Error& error) {
+    // The stack is half consumed: rebuild what the user needs to see.
+    for (uint32_t i = 0; i < record.argument_count; ++i) {
+      const Node& node = program.nodes[record.first_argument + i];
+      if (node.tag != Tag::kTensor) continue;
+      operands += (operands.empty() ? "" : ", ") + schema.arguments()[i].name() + "=" + describe(operand(node, params));
+    }
+    throw ReplayError(Errc::kOpFailed, fmt::format("({}): {}", operands, error.what_without_backtrace()));
+  }
+  for (uint32_t i = 0; i < record.output_count; ++i) {
+    take_output(program, program.nodes[record.first_output + i], stack_[i], params, outcome);
+  }
+  for (uint32_t i = 0; i < record.dead_count; ++i) slots_[program.dead_slots[record.first_dead + i]] = Slot{};
+}
+
+void CpuStore::take_output(const Program& program, const Node& node, const c10::IValue& value, std::span<const int64_t> params,
+                           InvokeOutcome& outcome) {
+  switch (node.tag) {
+    case Tag::kFresh:
+    case Tag::kReported:
+      take_tensor(node, value.toTensor(), params, outcome);
+      return;
+    case Tag::kListOut: {
+      const auto tensors = value.toTensorVector();
+      if (tensors.size() != node.count) throw ReplayError(Errc::kInternal, "the result list has another length than the client expects");
+      for (uint32_t i = 0; i < node.count; ++i) {
+        const Node& child = program.nodes[node.first_child + i];
+        if (child.tag == Tag::kFresh || child.tag == Tag::kReported) take_tensor(child, tensors[i], params, outcome);
+      }
+      return;
+    }
+    default:
+      return;
+  }
+}
+
+// A fresh result becomes its slot's storage. The client's strides are a promise: where the kernel chose others, re-lay.
+void CpuStore::take_tensor(const Node& node, at::Tensor tensor, std::span<const int64_t> params, InvokeOutcome& outcome) {
+  Slot& slot = slots_[node.slot];
+  const bool reported = node.tag == Tag::kReported;
+  if (!tensor.defined()) {
+    if (!reported) throw ReplayError(Errc::kInternal, "a result that the client expects is undefined");
+    outcome.reported.push_back(ReportedTensor{.defined = false});
+    slot = Slot{fresh_storage(0), true};
+    return;
+  }
+  if (tensor.layout() != at::kStrided) {
+    throw ReplayError(Errc::kUnsupported, "the result is not a strided tensor; move the operands to CPU for this operation");
+  }
+  // A kernel may hand back an input, or one storage twice: results are private.
+  const bool shared = tensor.storage().use_count() > 1 || tensor.storage_offset() != 0 || tensor.is_conj() || tensor.is_neg();
+  if (reported) {
+    if (shared) tensor = tensor.clone();
+    outcome.reported.push_back(ReportedTensor{true, static_cast<int32_t>(tensor.scalar_type()), tensor.sizes().vec(),
+                                              tensor.strides().vec(), tensor.storage_offset(), tensor.storage().nbytes()});
+  } else {
+    const Geometry promised(node, params);
+    if (tensor.sizes() != at::IntArrayRef(promised.sizes) || tensor.scalar_type() != static_cast<c10::ScalarType>(node.dtype)) {
+      std::ostringstream text;
+      text << "gives " << describe(tensor) << " where the client expects " << static_cast<c10::ScalarType>(node.dtype)
+           << at::IntArrayRef(promised.sizes) << "; please report this operator";
+      throw ReplayError(Errc::kInternal, text.str());
+    }
+    if (shared || tensor.strides() != at::IntArrayRef(promised.strides)) {
+      at::Tensor laid = at::empty_strided(promised.sizes, promised.strides, tensor.options());
+      laid.copy_(tensor);
+      tensor = std::move(laid);
+    }
+  }
+  if (tensor.storage().nbytes() > options_.quota_bytes - std::min(options_.quota_bytes, in_use_)) {
+    throw ReplayError(Errc::kQuotaExceeded, std::string(over_quota(tensor.storage().nbytes()).text()));
+  }
+  slot = Slot{tensor.storage(), true};
+}
+
+}  // namespace
+
+std::unique_ptr<Store> Store::make(StoreOptions options) { return std::make_unique<CpuStore>(options); }
+
+}  // namespace genie::executor
