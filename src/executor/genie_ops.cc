@@ -38,9 +38,9 @@ TORCH_LIBRARY(genie, library) {
   library.def("alloc(int size_bytes) -> Tensor", TORCH_FN(alloc));
   library.def("resize_storage(Tensor(a!) self, int size_bytes) -> ()");
   library.impl("resize_storage", c10::DispatchKey::CPU, TORCH_FN(resize_storage));
-  library.def("manual_seed(Generator generator, int seed) -> ()", TORCH_FN(manual_seed));
-  library.def("generator_state(Generator generator) -> Tensor", TORCH_FN(generator_state));
-  library.def("set_generator_state(Generator generator, Tensor state) -> ()");
+  library.def("manual_seed(Generator? generator, int seed) -> ()", TORCH_FN(manual_seed));
+  library.def("generator_state(Generator? generator) -> Tensor", TORCH_FN(generator_state));
+  library.def("set_generator_state(Generator? generator, Tensor state) -> ()");
   library.impl("set_generator_state", c10::DispatchKey::CPU, TORCH_FN(set_generator_state));
 }
 
