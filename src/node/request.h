@@ -1,0 +1,73 @@
+// Request and Response: one submission as the node sees it, and what came of it.
+//
+// Purpose: the form between a link (embedded, or the wire's server) and a device's worker, free of any wire format.
+// Thread-safety: values; a Request is handed to the worker as a whole, a Response back to the sink.
+// Ownership: `owner` members keep the memory that a request points to alive until the request is dropped.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "datapath/memory/buffer.h"
+#include "genie/status.h"
+#include "src/executor/executor.h"
+
+namespace genie::node {
+
+struct UploadOrder {
+  executor::StorageVersion storage;
+  executor::HostMemory memory;
+  // The memory is a window that its writer reuses, or can still write: the worker copies it before anything reads it.
+  bool copy = false;
+};
+
+struct FetchOrder {
+  executor::StorageVersion storage;
+  uint64_t offset = 0;
+  uint64_t size = 0;
+  // Where the one copy goes. Empty: into a fresh block that the response carries.
+  std::span<std::byte> target;
+  std::shared_ptr<void> target_owner;
+};
+
+struct FetchResult {
+  Status status;
+  datapath::Buffer block;  // without a target only
+};
+
+struct Response {
+  uint64_t ticket = 0;
+  Status status;
+  int64_t failed_record = -1;
+  uint64_t executed_records = 0;
+  std::vector<executor::ReportedTensor> reported;
+  std::vector<FetchResult> fetched;
+  uint64_t upload_copied_bytes = 0;
+  uint64_t fetch_copied_bytes = 0;
+};
+
+class ResponseSink {
+ public:
+  virtual ~ResponseSink() = default;
+  // Called once per request, on the worker's thread. Must not block for long.
+  virtual void deliver(Response response) noexcept = 0;
+};
+
+struct Request {
+  uint64_t ticket = 0;
+  uint32_t stream = 0;
+  uint32_t epoch = 0;
+  std::vector<uint64_t> frees;
+  std::vector<UploadOrder> uploads;
+  uint64_t template_id = 0;
+  std::vector<executor::SlotBinding> slots;
+  std::vector<uint32_t> param_index;
+  std::vector<int64_t> param_value;
+  std::vector<FetchOrder> fetches;
+  std::shared_ptr<ResponseSink> sink;
+};
+
+}  // namespace genie::node
