@@ -47,7 +47,7 @@ done
 [ "${#chosen[@]}" -gt 0 ] || chosen=(main)
 
 results=$(mktemp -d)
-trap 'rm -rf "$results"' EXIT
+trap 'rm -rf "$results" "$results.install"' EXIT
 
 # run_meson_tests SUITE FOLDER [MESON TEST ARGUMENT...]: runs them and counts the cases of every program.
 run_meson_tests() {
@@ -90,8 +90,8 @@ suite_sanitizers() {
   local notes=$GENIE_ROOT/tests/suppressions
   # One build of all that is ours; torch, gRPC and the other libraries are not instrumented, which is why containers that
   # cross that edge are not checked for overflow of their capacity. vptr wants type information that torch hides.
-  configure build-asan --buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false \
-    -Dcpp_args=-fno-sanitize=vptr,-fno-sanitize-recover=undefined,-fno-omit-frame-pointer
+  configure build-asan -Doptimization=1 -Db_sanitize=address,undefined -Db_lundef=false \
+    "-Dcpp_args=-g1 -fno-sanitize=vptr -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
   build build-asan
   ASAN_OPTIONS="detect_container_overflow=0:strict_string_checks=1:detect_stack_use_after_return=1" \
     LSAN_OPTIONS="suppressions=$notes/lsan.txt:print_suppressions=0" \
@@ -100,7 +100,7 @@ suite_sanitizers() {
 }
 
 suite_tsan() {
-  configure build-tsan --buildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false
+  configure build-tsan -Dcpp_args=-g1 -Db_sanitize=thread -Db_lundef=false
   local programs
   mapfile -t programs < <(python3 "$GENIE_ROOT/scripts/test_programs.py" "$GENIE_ROOT/build-tsan" tsan)
   [ "${#programs[@]}" -gt 0 ] || die "no test belongs to the suite tsan"
@@ -120,7 +120,10 @@ suite_coverage() {
 
 suite_install() {
   release_build
-  check install "installed library, from outside the tree" "$GENIE_ROOT/tests/install/run.sh" "$GENIE_ROOT/build"
+  local step
+  for step in install symbols headers pkg-config cmake; do
+    check install "$step" "$GENIE_ROOT/tests/install/run.sh" "$GENIE_ROOT/build" "$results.install" "$step"
+  done
 }
 
 suite_format() {
