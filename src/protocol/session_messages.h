@@ -1,0 +1,135 @@
+// The messages of a session's endpoint, as plain structs, and their codec.
+//
+// Purpose: nobody outside src/protocol sees a generated header. Encoding never fails within the limits below; decoding
+//   answers kProtocol with a text for anything else, and never reads outside of the bytes it was given.
+// Thread-safety: an Encoder belongs to one thread at a time; decode functions may be called from any thread.
+// Ownership: decoded messages own their contents. The bytes to decode must be private memory, aligned to 8.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "genie/status.h"
+#include "src/executor/executor.h"
+
+namespace genie::wire {
+
+// Changes with every change of the messages; exchanged at the handshake, where both sides must have the same.
+inline constexpr uint32_t kProtocolVersion = 1;
+
+inline constexpr size_t kMaxMessageBytes = size_t{16} << 20;
+inline constexpr size_t kMaxTextBytes = 8192;    // longer error texts are cut
+inline constexpr size_t kMaxInlineBytes = 256;   // a fetch up to this size rides in its completion
+inline constexpr size_t kMaxFetches = 65536;     // of one submission
+inline constexpr uint32_t kInlineWindow = UINT32_MAX;
+
+using Key = std::array<std::byte, 32>;
+
+struct UploadEntry {
+  executor::StorageVersion storage;
+  uint64_t region = 0;
+  uint64_t offset = 0;
+  uint64_t size = 0;
+  bool whole = false;
+};
+
+struct FetchEntry {
+  executor::StorageVersion storage;
+  uint64_t offset = 0;
+  uint64_t size = 0;
+  uint32_t window = kInlineWindow;
+  uint64_t window_offset = 0;
+};
+
+struct WindowOffer {
+  uint32_t window = 0;
+  uint64_t size = 0;
+  Key key{};
+};
+
+struct SubmissionMessage {
+  uint64_t ticket = 0;
+  uint32_t stream = 0;
+  uint32_t epoch = 0;
+  std::vector<uint64_t> frees;
+  std::vector<UploadEntry> uploads;
+  uint64_t template_id = 0;
+  std::vector<executor::SlotBinding> slots;
+  std::vector<uint32_t> param_index;
+  std::vector<int64_t> param_value;
+  std::vector<FetchEntry> fetches;
+  std::vector<WindowOffer> window_offers;
+  std::vector<uint32_t> window_drops;
+  std::vector<uint64_t> region_releases;
+};
+
+struct RegionRequest {
+  uint64_t request = 0;
+  uint64_t size = 0;
+  bool window = false;  // reused for many uploads, instead of becoming a storage
+};
+
+using ClientMessage = std::variant<SubmissionMessage, RegionRequest>;
+
+struct FetchedEntry {
+  Status status;
+  std::vector<std::byte> bytes;  // of an inline fetch
+};
+
+struct CompletionMessage {
+  uint64_t ticket = 0;
+  Status status;
+  int64_t failed_record = -1;
+  uint64_t executed_records = 0;
+  uint64_t upload_copied_bytes = 0;
+  uint64_t fetch_copied_bytes = 0;
+  std::vector<executor::ReportedTensor> reported;
+  std::vector<FetchedEntry> fetched;  // empty when every fetch succeeded into its window
+};
+
+struct RegionAnswer {
+  uint64_t request = 0;
+  Status status;
+  uint64_t region = 0;
+  Key key{};
+};
+
+struct Progress {
+  uint64_t records = 0;
+};
+
+struct Farewell {
+  Status status;
+};
+
+using NodeMessage = std::variant<CompletionMessage, RegionAnswer, Progress, Farewell>;
+
+class Encoder {
+ public:
+  Encoder();
+  ~Encoder();
+  Encoder(Encoder&&) noexcept;
+  Encoder& operator=(Encoder&&) noexcept;
+
+  // The bytes are valid until the next call. kOutOfRange for a message beyond kMaxMessageBytes.
+  Result<std::span<const std::byte>> encode(const ClientMessage& message);
+  Result<std::span<const std::byte>> encode(const NodeMessage& message);
+
+ private:
+  struct Builder;
+  std::unique_ptr<Builder> builder_;
+};
+
+Result<ClientMessage> decode_client_message(std::span<const std::byte> bytes);
+Result<NodeMessage> decode_node_message(std::span<const std::byte> bytes);
+
+// A code that came over the wire: unknown ones become kInternal.
+Errc errc_from_wire(uint32_t code) noexcept;
+
+}  // namespace genie::wire

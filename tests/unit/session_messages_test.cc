@@ -1,0 +1,278 @@
+// The codec of session messages: round trips, and bytes that no honest peer sends.
+#include "src/protocol/session_messages.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <random>
+
+#include "src/protocol/fragments.h"
+
+namespace genie::wire {
+namespace {
+
+SubmissionMessage sample_submission() {
+  SubmissionMessage message;
+  message.ticket = 77;
+  message.stream = 3;
+  message.epoch = 9;
+  message.frees = {1, 2, 3};
+  message.uploads = {{.storage = {4, 5}, .region = 6, .offset = 7, .size = 8, .whole = true},
+                     {.storage = {9, 1}, .region = 2, .offset = 64, .size = 100, .whole = false}};
+  message.template_id = 12;
+  message.slots = {{.id = 1, .version_in = 2, .version_out = 3, .size_bytes = 4}};
+  message.param_index = {0, 5};
+  message.param_value = {-1, INT64_MAX};
+  message.fetches = {{.storage = {4, 6}, .offset = 1, .size = 2, .window = 3, .window_offset = 4},
+                     {.storage = {5, 6}, .offset = 0, .size = 8}};
+  WindowOffer offer{.window = 3, .size = 4096};
+  for (size_t i = 0; i < offer.key.size(); ++i) offer.key[i] = std::byte(i * 7);
+  message.window_offers = {offer};
+  message.window_drops = {8};
+  message.region_releases = {9, 10};
+  return message;
+}
+
+CompletionMessage sample_completion() {
+  CompletionMessage message;
+  message.ticket = 5;
+  message.status = Status(Errc::kOpFailed, "aten::mm: shapes [2, 3] and [2, 3] do not match");
+  message.failed_record = 17;
+  message.executed_records = 16;
+  message.upload_copied_bytes = 11;
+  message.fetch_copied_bytes = 12;
+  message.reported = {{.defined = true, .dtype = 6, .sizes = {2, 3}, .strides = {3, 1}, .storage_offset = 1, .storage_bytes = 24},
+                      {.defined = false}};
+  message.fetched.resize(2);
+  message.fetched[0].bytes = {std::byte{1}, std::byte{2}};
+  message.fetched[1].status = Status(Errc::kPoisoned, "lost");
+  return message;
+}
+
+// A private, aligned copy of exactly these bytes, so that a sanitizer sees every access outside.
+struct Copy {
+  explicit Copy(std::span<const std::byte> bytes) : size(bytes.size()), data(new std::byte[size == 0 ? 1 : size]) {
+    if (size != 0) std::memcpy(data.get(), bytes.data(), size);
+  }
+  std::span<std::byte> span() { return {data.get(), size}; }
+  size_t size;
+  std::unique_ptr<std::byte[]> data;
+};
+
+template <typename Message>
+std::vector<std::byte> encoded(const Message& message) {
+  Encoder encoder;
+  const auto bytes = encoder.encode(message);
+  EXPECT_TRUE(bytes.ok());
+  return {bytes->begin(), bytes->end()};
+}
+
+TEST(SessionMessages, SubmissionComesBackAsItWas) {
+  const SubmissionMessage sent = sample_submission();
+  Copy bytes(encoded(ClientMessage(sent)));
+  const auto decoded = decode_client_message(bytes.span());
+  ASSERT_TRUE(decoded.ok()) << decoded.status().to_string();
+  const auto& got = std::get<SubmissionMessage>(*decoded);
+  EXPECT_EQ(got.ticket, sent.ticket);
+  EXPECT_EQ(got.stream, sent.stream);
+  EXPECT_EQ(got.epoch, sent.epoch);
+  EXPECT_EQ(got.frees, sent.frees);
+  ASSERT_EQ(got.uploads.size(), 2U);
+  EXPECT_EQ(got.uploads[0].storage.id, 4U);
+  EXPECT_EQ(got.uploads[0].storage.version, 5U);
+  EXPECT_EQ(got.uploads[0].region, 6U);
+  EXPECT_EQ(got.uploads[0].offset, 7U);
+  EXPECT_EQ(got.uploads[0].size, 8U);
+  EXPECT_TRUE(got.uploads[0].whole);
+  EXPECT_FALSE(got.uploads[1].whole);
+  EXPECT_EQ(got.template_id, 12U);
+  ASSERT_EQ(got.slots.size(), 1U);
+  EXPECT_EQ(got.slots[0].id, 1U);
+  EXPECT_EQ(got.slots[0].version_in, 2U);
+  EXPECT_EQ(got.slots[0].version_out, 3U);
+  EXPECT_EQ(got.slots[0].size_bytes, 4U);
+  EXPECT_EQ(got.param_index, sent.param_index);
+  EXPECT_EQ(got.param_value, sent.param_value);
+  ASSERT_EQ(got.fetches.size(), 2U);
+  EXPECT_EQ(got.fetches[0].window, 3U);
+  EXPECT_EQ(got.fetches[0].window_offset, 4U);
+  EXPECT_EQ(got.fetches[0].storage.version, 6U);
+  EXPECT_EQ(got.fetches[1].window, kInlineWindow);
+  ASSERT_EQ(got.window_offers.size(), 1U);
+  EXPECT_EQ(got.window_offers[0].key, sent.window_offers[0].key);
+  EXPECT_EQ(got.window_offers[0].size, 4096U);
+  EXPECT_EQ(got.window_drops, sent.window_drops);
+  EXPECT_EQ(got.region_releases, sent.region_releases);
+}
+
+TEST(SessionMessages, CompletionComesBackAsItWas) {
+  const CompletionMessage sent = sample_completion();
+  Copy bytes(encoded(NodeMessage(sent)));
+  const auto decoded = decode_node_message(bytes.span());
+  ASSERT_TRUE(decoded.ok()) << decoded.status().to_string();
+  const auto& got = std::get<CompletionMessage>(*decoded);
+  EXPECT_EQ(got.ticket, 5U);
+  EXPECT_EQ(got.status.code(), Errc::kOpFailed);
+  EXPECT_EQ(got.status.text(), sent.status.text());
+  EXPECT_EQ(got.failed_record, 17);
+  EXPECT_EQ(got.executed_records, 16U);
+  EXPECT_EQ(got.upload_copied_bytes, 11U);
+  EXPECT_EQ(got.fetch_copied_bytes, 12U);
+  ASSERT_EQ(got.reported.size(), 2U);
+  EXPECT_EQ(got.reported[0].sizes, sent.reported[0].sizes);
+  EXPECT_EQ(got.reported[0].strides, sent.reported[0].strides);
+  EXPECT_EQ(got.reported[0].dtype, 6);
+  EXPECT_EQ(got.reported[0].storage_bytes, 24U);
+  EXPECT_FALSE(got.reported[1].defined);
+  ASSERT_EQ(got.fetched.size(), 2U);
+  EXPECT_EQ(got.fetched[0].bytes, sent.fetched[0].bytes);
+  EXPECT_EQ(got.fetched[1].status.code(), Errc::kPoisoned);
+}
+
+TEST(SessionMessages, SmallMessagesComeBackAsTheyWere) {
+  Copy request(encoded(ClientMessage(RegionRequest{1, 2, true})));
+  const auto got_request = decode_client_message(request.span());
+  ASSERT_TRUE(got_request.ok());
+  EXPECT_EQ(std::get<RegionRequest>(*got_request).size, 2U);
+  EXPECT_TRUE(std::get<RegionRequest>(*got_request).window);
+
+  RegionAnswer answer{.request = 4, .status = Errc::kQuotaExceeded, .region = 5};
+  answer.key[31] = std::byte{0xFF};
+  Copy answered(encoded(NodeMessage(answer)));
+  const auto got_answer = decode_node_message(answered.span());
+  ASSERT_TRUE(got_answer.ok());
+  EXPECT_EQ(std::get<RegionAnswer>(*got_answer).key, answer.key);
+  EXPECT_EQ(std::get<RegionAnswer>(*got_answer).status.code(), Errc::kQuotaExceeded);
+
+  Copy progress(encoded(NodeMessage(Progress{99})));
+  const auto got_progress = decode_node_message(progress.span());
+  ASSERT_TRUE(got_progress.ok());
+  EXPECT_EQ(std::get<Progress>(*got_progress).records, 99U);
+
+  Copy farewell(encoded(NodeMessage(Farewell{Status(Errc::kProtocol, "garbage")})));
+  const auto got_farewell = decode_node_message(farewell.span());
+  ASSERT_TRUE(got_farewell.ok());
+  EXPECT_EQ(std::get<Farewell>(*got_farewell).status.text(), "garbage");
+}
+
+TEST(SessionMessages, ADecodeStepIsSmall) {
+  SubmissionMessage step;
+  step.ticket = 1;
+  step.template_id = 1;
+  step.slots.resize(2);
+  step.param_index = {1, 2};
+  step.param_value = {3, 4};
+  step.fetches.resize(1);
+  EXPECT_LE(encoded(ClientMessage(step)).size(), 320U);
+}
+
+TEST(SessionMessages, TheOtherSidesMessageIsRefused) {
+  Copy bytes(encoded(NodeMessage(sample_completion())));
+  EXPECT_EQ(decode_client_message(bytes.span()).code(), Errc::kProtocol);
+}
+
+TEST(SessionMessages, TruncatedAtEveryByteIsRefusedOrHarmless) {
+  const std::vector<std::byte> whole = encoded(ClientMessage(sample_submission()));
+  for (size_t size = 0; size < whole.size(); ++size) {
+    Copy bytes({whole.data(), size});
+    EXPECT_EQ(decode_client_message(bytes.span()).code(), Errc::kProtocol) << "at " << size;
+  }
+  const std::vector<std::byte> completion = encoded(NodeMessage(sample_completion()));
+  for (size_t size = 0; size < completion.size(); ++size) {
+    Copy bytes({completion.data(), size});
+    EXPECT_EQ(decode_node_message(bytes.span()).code(), Errc::kProtocol) << "at " << size;
+  }
+}
+
+TEST(SessionMessages, RandomMutationsNeverReachOutside) {
+  const char* given = std::getenv("GENIE_TEST_SEED");
+  const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  std::printf("seed %llu (GENIE_TEST_SEED repeats it)\n", static_cast<unsigned long long>(seed));
+  std::mt19937_64 random(seed);
+  const std::vector<std::byte> submission = encoded(ClientMessage(sample_submission()));
+  const std::vector<std::byte> completion = encoded(NodeMessage(sample_completion()));
+  size_t refused = 0;
+  size_t accepted = 0;
+  for (int round = 0; round < 100'000; ++round) {
+    Copy bytes(round % 2 == 0 ? submission : completion);
+    const uint64_t changes = 1 + random() % 4;
+    for (uint64_t i = 0; i < changes; ++i) bytes.span()[random() % bytes.size] = std::byte(random());
+    const Errc code = round % 2 == 0 ? decode_client_message(bytes.span()).code() : decode_node_message(bytes.span()).code();
+    EXPECT_TRUE(code == Errc::kOk || code == Errc::kProtocol);
+    ++(code == Errc::kOk ? accepted : refused);
+  }
+  EXPECT_GT(refused, 1000U);
+  EXPECT_GT(accepted, 1000U);
+}
+
+TEST(SessionMessages, ATooLongMessageIsNotEncoded) {
+  SubmissionMessage message;
+  message.frees.resize(kMaxMessageBytes / sizeof(uint64_t));
+  Encoder encoder;
+  EXPECT_EQ(encoder.encode(ClientMessage(std::move(message))).code(), Errc::kOutOfRange);
+}
+
+TEST(SessionMessages, InlineResultsAndRanksAreBounded) {
+  CompletionMessage message;
+  message.fetched.resize(1);
+  message.fetched[0].bytes.resize(kMaxInlineBytes + 1);
+  Copy long_result(encoded(NodeMessage(message)));
+  EXPECT_EQ(decode_node_message(long_result.span()).code(), Errc::kProtocol);
+  message.fetched.clear();
+  message.reported.resize(1);
+  message.reported[0].strides.resize(65);
+  Copy high_rank(encoded(NodeMessage(message)));
+  EXPECT_EQ(decode_node_message(high_rank.span()).code(), Errc::kProtocol);
+}
+
+TEST(SessionMessages, LongTextsAreCut) {
+  CompletionMessage message;
+  message.status = Status(Errc::kOpFailed, std::string(100'000, 'x'));
+  Copy bytes(encoded(NodeMessage(message)));
+  const auto decoded = decode_node_message(bytes.span());
+  ASSERT_TRUE(decoded.ok());
+  EXPECT_EQ(std::get<CompletionMessage>(*decoded).status.text().size(), kMaxTextBytes);
+}
+
+TEST(Fragments, PiecesBecomeTheMessage) {
+  std::vector<std::byte> message(1000);
+  for (size_t i = 0; i < message.size(); ++i) message[i] = std::byte(i);
+  Reassembler reassembler;
+  for (int round = 0; round < 2; ++round) {
+    std::span<const std::byte> rest = message;
+    std::vector<std::byte> got;
+    bool first = true;
+    while (!rest.empty()) {
+      const FragmentTag tag = tag_of(rest.size(), 300, first);
+      const auto piece = rest.first(std::min<size_t>(rest.size(), 300));
+      const auto fed = reassembler.feed(static_cast<uint32_t>(tag), piece);
+      ASSERT_TRUE(fed.ok());
+      EXPECT_EQ(fed->empty(), tag == FragmentTag::kMore);
+      got.assign(fed->begin(), fed->end());
+      rest = rest.subspan(piece.size());
+      first = false;
+    }
+    EXPECT_EQ(got, message);
+  }
+  EXPECT_EQ(tag_of(10, 300, true), FragmentTag::kWhole);
+}
+
+TEST(Fragments, NonsenseIsRefused) {
+  const std::vector<std::byte> piece(10);
+  EXPECT_EQ(Reassembler().feed(77, piece).code(), Errc::kProtocol);
+  EXPECT_EQ(Reassembler().feed(static_cast<uint32_t>(FragmentTag::kMore), {}).code(), Errc::kProtocol);
+  Reassembler interrupted;
+  ASSERT_TRUE(interrupted.feed(static_cast<uint32_t>(FragmentTag::kMore), piece).ok());
+  EXPECT_EQ(interrupted.feed(static_cast<uint32_t>(FragmentTag::kWhole), piece).code(), Errc::kProtocol);
+  Reassembler endless;
+  const std::vector<std::byte> large(size_t{1} << 20);
+  Errc code = Errc::kOk;
+  for (int i = 0; i < 20 && code == Errc::kOk; ++i) {
+    code = endless.feed(static_cast<uint32_t>(FragmentTag::kMore), large).code();
+  }
+  EXPECT_EQ(code, Errc::kProtocol);
+}
+
+}  // namespace
+}  // namespace genie::wire
