@@ -1,0 +1,98 @@
+// genie-bench: measures Genie beside its peers; a table for people, JSON for scripts.
+//
+// Exit codes: 0 measured, 1 a run failed or nothing was measured, 2 wrong usage, or a bench that this build lacks.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <fstream>
+#include <string>
+
+#include "bench/benches.h"
+
+namespace {
+
+using genie::bench::Harness;
+using genie::bench::Registration;
+
+struct Subcommand {
+  const char* name;
+  const char* what;
+};
+
+constexpr Subcommand kSubcommands[] = {
+    {"capture", "capturing operations, beside eager and libtorch's lazy backend"},
+    {"queue", "the lock-free queues, beside Boost.Lockfree, moodycamel and rte_ring"},
+    {"transfer", "moving bytes: bandwidth, latency and message rate per transport"},
+    {"invoke", "the round trip of one template invocation"},
+    {"upload", "bytes from client tensors to a node"},
+    {"step", "what one decode step costs the client"},
+    {"e2e", "whole models on a node, beside local eager"},
+    {"modes", "the planner's policies and strategies"},
+    {"gpu", "CUDA nodes and GPU memory"},
+};
+
+constexpr int kExitFailed = 1;
+constexpr int kExitUsage = 2;
+
+int run(const std::string& name, const genie::bench::Options& options, const std::string& json_path) {
+  const Registration* bench = Registration::find(name);
+  if (bench == nullptr) {
+    std::fprintf(stderr, "genie-bench: '%s' is not part of this build. Benches that are:", name.c_str());
+    for (const Subcommand& known : kSubcommands) {
+      if (Registration::find(known.name) != nullptr) std::fprintf(stderr, " %s", known.name);
+    }
+    std::fprintf(stderr, "\n");
+    return kExitUsage;
+  }
+  // Opened first: a long run must not end in a path that cannot be written.
+  std::ofstream json;
+  if (!json_path.empty()) {
+    json.open(json_path);
+    if (!json) {
+      std::fprintf(stderr, "genie-bench: cannot write %s\n", json_path.c_str());
+      return kExitUsage;
+    }
+  }
+  Harness harness(name, options);
+  for (; bench != nullptr; bench = bench->next_of_name()) bench->run(harness);
+  if (json.is_open()) {
+    json << harness.report().dump(2) << '\n';
+    json.close();
+    if (!json) {
+      std::fprintf(stderr, "genie-bench: writing %s failed\n", json_path.c_str());
+      return kExitFailed;
+    }
+  }
+  if (harness.row_count() == 0) {
+    std::fprintf(stderr, "genie-bench: nothing was measured%s\n",
+                 options.filter.empty() ? "" : "; does --filter match a row?");
+    return kExitFailed;
+  }
+  return harness.failed() ? kExitFailed : 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Measures Genie beside its peers, alternately in the same run. ratio = ours / peer's.", "genie-bench");
+  app.require_subcommand(1);
+  genie::bench::Options options;
+  options.table = stdout;
+  std::string json_path;
+  for (const Subcommand& subcommand : kSubcommands) {
+    CLI::App* command = app.add_subcommand(subcommand.name, subcommand.what);
+    command->add_option("--json", json_path, "write the rows to this file");
+    command->add_flag("--quick", options.quick, "the same rows in under a minute");
+    command->add_option("--filter", options.filter, "only rows whose \"name key=value ...\" contains this text");
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kExitUsage;
+  }
+  try {
+    return run(app.get_subcommands().front()->get_name(), options, json_path);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "genie-bench: %s\n", error.what());
+    return kExitFailed;
+  }
+}
