@@ -103,7 +103,8 @@ class Transport {
   // `token` reaches the listener with kConnected (endpoint_token), so that the control plane can match the two.
   virtual Result<EndpointId> connect(std::string_view address, std::span<const std::byte> token, Deadline deadline) = 0;
   virtual std::span<const std::byte> endpoint_token(EndpointId endpoint) const = 0;
-  // Fails what is pending on it (kCancelled), then reports kDisconnected; the peer sees kDisconnected too.
+  // Fails what is pending on it (kCancelled), then reports kDisconnected; the peer sees kDisconnected too, after what was
+  // sent before. The id is stale from then on.
   virtual Status close(EndpointId endpoint) = 0;
 
   // -- Memory ------------------------------------------------------------------------------------------------------
@@ -113,13 +114,17 @@ class Transport {
   // Frees (or unregisters) a region. kBusy while posted operations use it; kStale for an old key.
   virtual Status release(MemoryKey key) = 0;
   // Takes the region out of the peer's reach for ever and hands it over as private memory, without a copy; the key is
-  // then stale. kBusy while the peer still maps it.
+  // then stale. kBusy while the peer still maps it (kPermission where a hostile peer made it impossible: copy instead).
+  // Regions and imports stay valid memory when their endpoint ends, until they are released, taken or dropped.
   virtual Result<Buffer> take_private(MemoryKey key) = 0;
   // Makes a peer's region addressable; forged or stale keys: kPermission or kStale.
   virtual Result<RemoteRegion> import_region(EndpointId endpoint, const RemoteKey& key) = 0;
   virtual Status drop_import(const RemoteRegion& region) = 0;
 
   // -- Data (kAgain: nothing was posted, poll and try again) -----------------------------------------------------------
+  // Order: per endpoint and class, the peer sees messages and notifications as they were posted, each after the bytes of
+  // the writes posted before it. Between classes and endpoints there is no order. A completion says that the buffer is
+  // free again; of a message, not that the peer has read it.
   virtual Status write(EndpointId endpoint, Buffer& local, const RemoteRegion& remote, size_t offset,
                        const PostOptions& options) = 0;
   // Like write, and the peer gets kNotified with `immediate` after the bytes are visible.
@@ -127,7 +132,7 @@ class Transport {
                                    uint32_t immediate, const PostOptions& options) = 0;
   virtual Status read(EndpointId endpoint, Buffer& local, const RemoteRegion& remote, size_t offset,
                       const PostOptions& options) = 0;
-  // A small message (up to max_send_bytes), in order per endpoint.
+  // A small message (up to max_send_bytes).
   virtual Status send(EndpointId endpoint, Buffer& message, uint32_t immediate, const PostOptions& options) = 0;
 
   // -- Progress ----------------------------------------------------------------------------------------------------

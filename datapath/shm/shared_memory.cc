@@ -1,0 +1,100 @@
+#include "datapath/shm/shared_memory.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "datapath/memory/pages.h"
+
+namespace genie::datapath {
+namespace {
+
+constexpr int kSizeSeals = F_SEAL_SHRINK | F_SEAL_GROW;
+
+Status system_error(const char* what) {
+  const Errc code = errno == ENOMEM || errno == ENOSPC     ? Errc::kOutOfMemory
+                    : errno == EMFILE || errno == ENFILE ? Errc::kQuotaExceeded
+                                                         : Errc::kIo;
+  return Status(code, std::string(what) + ": " + std::strerror(errno));
+}
+
+void unmap(void*, std::byte* data, size_t size) noexcept { ::munmap(data, round_up(size, page_bytes())); }
+
+}  // namespace
+
+Result<FileDescriptor> make_sealed_memory(size_t size) {
+  if (size == 0 || size > SIZE_MAX / 4) return Status(Errc::kInvalidArgument, "size of a shared region out of range");
+  FileDescriptor fd(::memfd_create("genie", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd.valid()) return system_error("cannot create shared memory (too many open files? raise 'ulimit -n')");
+  if (::ftruncate(fd.get(), static_cast<off_t>(round_up(size, page_bytes()))) != 0) {
+    return system_error("cannot size shared memory");
+  }
+  if (::fcntl(fd.get(), F_ADD_SEALS, kSizeSeals) != 0) return system_error("cannot seal shared memory");
+  return fd;
+}
+
+Status populate(int fd, size_t offset, size_t size) {
+  int result;
+  do {
+    result = ::fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(size));
+  } while (result != 0 && errno == EINTR);
+  if (result != 0) return system_error("cannot make shared memory present");
+  return {};
+}
+
+SharedMapping::~SharedMapping() {
+  if (data_ != nullptr) ::munmap(data_, mapped_);
+}
+
+void SharedMapping::swap(SharedMapping& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(mapped_, other.mapped_);
+}
+
+Result<SharedMapping> SharedMapping::map(int fd, size_t size) {
+  struct stat info {};
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  if (seals < 0 || (seals & kSizeSeals) != kSizeSeals || ::fstat(fd, &info) != 0) {
+    return Status(Errc::kProtocol, "the peer's shared memory is not sealed against resizing");
+  }
+  const size_t rounded = round_up(size, page_bytes());
+  if (size == 0 || static_cast<uint64_t>(info.st_size) != rounded) {
+    return Status(Errc::kProtocol, "the peer's shared memory has another size than its key");
+  }
+  if ((seals & F_SEAL_WRITE) != 0) return Errc::kStale;
+  void* data = ::mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+  if (data == MAP_FAILED) {
+    if (errno == EPERM) return Errc::kStale;  // sealed in between
+    return system_error("cannot map shared memory");
+  }
+  SharedMapping mapping;
+  mapping.data_ = static_cast<std::byte*>(data);
+  mapping.mapped_ = rounded;
+  return mapping;
+}
+
+// The private mapping replaces the shared one at the same address first, because our own shared mapping would keep the
+// seal from holding too. The content is final from the moment of the seal.
+Result<Buffer> SharedMapping::take_private(int fd, size_t size) {
+  const auto remap = [&](int sharing) {
+    return ::mmap(data_, mapped_, PROT_READ | PROT_WRITE, sharing | MAP_FIXED, fd, 0) != MAP_FAILED;
+  };
+  if (!remap(MAP_PRIVATE)) return system_error("cannot map memory privately");
+  if (::fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) != 0 && (::fcntl(fd, F_GET_SEALS) & F_SEAL_WRITE) == 0) {
+    const Errc why = errno == EBUSY ? Errc::kBusy : Errc::kPermission;
+    if (!remap(MAP_SHARED)) return system_error("cannot map shared memory again");
+    return why;
+  }
+  Buffer taken(data_, size, MemoryKey(), &unmap, nullptr);
+  data_ = nullptr;
+  mapped_ = 0;
+  return taken;
+}
+
+}  // namespace genie::datapath

@@ -1,0 +1,53 @@
+// Shared memory that stays safe to touch while a peer holds it too.
+//
+// Purpose: sealed memfds (nobody can truncate them, which would be a SIGBUS for the others), their mappings, and the
+//   turn from shared to private memory without a copy.
+// Thread-safety: values; each belongs to one thread at a time.
+// Ownership: SharedMapping unmaps when it goes.
+#pragma once
+
+#include <cstddef>
+
+#include "datapath/base/file_descriptor.h"
+#include "datapath/memory/buffer.h"
+#include "genie/status.h"
+
+namespace genie::datapath {
+
+// A memfd of `size` bytes (rounded up to pages), sealed against shrinking and growing. No page is present yet.
+Result<FileDescriptor> make_sealed_memory(size_t size);
+
+// Makes pages [offset, offset + size) present: kOutOfMemory here instead of a signal later.
+Status populate(int fd, size_t offset, size_t size);
+
+class SharedMapping {
+ public:
+  SharedMapping() noexcept = default;
+  SharedMapping(SharedMapping&& other) noexcept { swap(other); }
+  SharedMapping& operator=(SharedMapping&& other) noexcept {
+    SharedMapping taken(std::move(other));
+    swap(taken);
+    return *this;
+  }
+  SharedMapping(const SharedMapping&) = delete;
+  SharedMapping& operator=(const SharedMapping&) = delete;
+  ~SharedMapping();
+
+  // Maps a descriptor that may come from a peer: kProtocol unless it is a memfd of the right size that is sealed against
+  // resizing, kStale when it is sealed against writing (somebody took it).
+  static Result<SharedMapping> map(int fd, size_t size);
+
+  std::byte* data() const noexcept { return data_; }
+
+  // Turns the memory into this process's own, in place and without a copy. kBusy, with nothing changed, while anybody
+  // else maps it writable. On success the mapping is empty and the buffer owns the memory.
+  Result<Buffer> take_private(int fd, size_t size);
+
+ private:
+  void swap(SharedMapping& other) noexcept;
+
+  std::byte* data_ = nullptr;
+  size_t mapped_ = 0;
+};
+
+}  // namespace genie::datapath

@@ -1,0 +1,240 @@
+// Regions: keys, imports, privacy, quotas.
+#include <algorithm>
+#include <cstring>
+
+#include "tests/conformance/world.h"
+
+namespace genie::datapath::conformance {
+namespace {
+
+class Memory : public ConformanceTest {
+ protected:
+  Result<Region> allocate(Side& side, size_t size) {
+    return blocking(side, [&] { return side->allocate(endpoint(side), size, world_->after_ms(20'000)); });
+  }
+  Result<RemoteRegion> import(Side& side, const RemoteKey& key) {
+    return blocking(side, [&] { return side->import_region(endpoint(side), key); });
+  }
+};
+
+bool all_zero(std::span<const std::byte> bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](std::byte byte) { return byte == std::byte{0}; });
+}
+
+TEST_P(Memory, RegionsAreZeroedAndWritable) {
+  for (Side* side : {&listener(), &client()}) {
+    for (const size_t size : {size_t{1}, size_t{4096}, size_t{5000}, size_t{3} << 20}) {
+      Result<Region> region = allocate(*side, size);
+      ASSERT_TRUE(region.ok()) << region.status().to_string();
+      EXPECT_EQ(region->size, size);
+      EXPECT_TRUE(all_zero({region->data, region->size}));
+      std::memset(region->data, 0xff, region->size);
+      EXPECT_TRUE(side->transport().release(region->key).ok());
+    }
+  }
+}
+
+TEST_P(Memory, EmptyRegionsAreRefused) {
+  EXPECT_EQ(allocate(client(), 0).code(), Errc::kInvalidArgument);
+  EXPECT_EQ(allocate(listener(), 0).code(), Errc::kInvalidArgument);
+}
+
+TEST_P(Memory, AMappedRegionIsTheSameMemory) {
+  if (!client()->capabilities().maps_remote_memory) GTEST_SKIP() << GetParam().name << " does not map remote memory";
+  for (Side* owner : {&listener(), &client()}) {
+    const SharedPair pair = share(*owner, 10'000);
+    ASSERT_NE(pair.remote.mapped, nullptr);
+    EXPECT_EQ(pair.remote.size, 10'000U);
+    pair.remote.mapped[9'999] = std::byte{0x11};
+    EXPECT_EQ(pair.region.data[9'999], std::byte{0x11});
+  }
+}
+
+TEST_P(Memory, ForgedKeysAreRefused) {
+  for (Side* owner : {&listener(), &client()}) {
+    Result<Region> region = allocate(*owner, 4096);
+    ASSERT_TRUE(region.ok());
+    for (size_t at = 0; at < sizeof(RemoteKey); ++at) {
+      RemoteKey forged = region->remote;
+      forged.bytes[at] ^= std::byte{0x40};
+      const Errc code = import(other(*owner), forged).code();
+      EXPECT_TRUE(code == Errc::kPermission || code == Errc::kStale) << at << " " << errc_name(code);
+    }
+    EXPECT_EQ(import(other(*owner), RemoteKey()).code(), Errc::kPermission);
+    EXPECT_TRUE(import(other(*owner), region->remote).ok());
+  }
+}
+
+TEST_P(Memory, AKeyOpensNothingOnAnotherEndpoint) {
+  for (Side* owner : {&listener(), &client()}) {
+    Result<Region> region = allocate(*owner, 4096);
+    ASSERT_TRUE(region.ok());
+    EndpointId second_client;
+    EndpointId second_listener;
+    ASSERT_TRUE(connect(client(), second_client, second_listener, "second").ok());
+    Side& importer = other(*owner);
+    const EndpointId second = owner == &listener() ? second_client : second_listener;
+    EXPECT_EQ(blocking(importer, [&] { return importer->import_region(second, region->remote); }).code(),
+              Errc::kPermission);
+  }
+}
+
+TEST_P(Memory, ReleasedKeysAreStale) {
+  for (Side* owner : {&listener(), &client()}) {
+    Result<Region> region = allocate(*owner, 4096);
+    ASSERT_TRUE(region.ok());
+    ASSERT_TRUE(owner->transport().release(region->key).ok());
+    EXPECT_EQ(owner->transport().release(region->key).code(), Errc::kStale);
+    EXPECT_EQ(import(other(*owner), region->remote).code(), Errc::kStale);
+    Result<Region> again = allocate(*owner, 4096);
+    ASSERT_TRUE(again.ok());
+    EXPECT_EQ(import(other(*owner), region->remote).code(), Errc::kStale);
+    EXPECT_EQ(owner->transport().take_private(region->key).code(), Errc::kStale);
+  }
+}
+
+TEST_P(Memory, AnImportOfAReleasedRegionTurnsStale) {
+  for (Side* owner : {&listener(), &client()}) {
+    const SharedPair pair = share(*owner, 4096);
+    ASSERT_TRUE(owner->transport().release(pair.region.key).ok());
+    Side& writer = other(*owner);
+    Status status;
+    run_until([&] {
+      Buffer bytes = make_buffer(16, 1);
+      status = writer->write(endpoint(writer), bytes, pair.remote, 0, options());
+      return !status.ok();
+    });
+    EXPECT_EQ(status.code(), Errc::kStale);
+    EXPECT_TRUE(writer->drop_import(pair.remote).ok());
+    EXPECT_EQ(writer->drop_import(pair.remote).code(), Errc::kStale);
+  }
+}
+
+TEST_P(Memory, TransfersStayInside) {
+  const SharedPair pair = share(client(), 1000);
+  Buffer bytes = make_buffer(100, 1);
+  for (const size_t offset : {size_t{901}, size_t{1000}, size_t{1001}, SIZE_MAX, SIZE_MAX - 99}) {
+    EXPECT_EQ(listener()->write(listener_end_, bytes, pair.remote, offset, options()).code(), Errc::kOutOfRange);
+    EXPECT_EQ(listener()->read(listener_end_, bytes, pair.remote, offset, options()).code(), Errc::kOutOfRange);
+    EXPECT_EQ(listener()->write_with_notify(listener_end_, bytes, pair.remote, offset, 1, options()).code(),
+              Errc::kOutOfRange);
+  }
+  EXPECT_TRUE(bytes);
+  EXPECT_TRUE(listener()->write(listener_end_, bytes, pair.remote, 900, options()).ok());
+}
+
+TEST_P(Memory, ARegionOfAnotherEndpointIsRefused) {
+  const SharedPair pair = share(client(), 1000);
+  EndpointId second_client;
+  EndpointId second_listener;
+  ASSERT_TRUE(connect(client(), second_client, second_listener, "second").ok());
+  Buffer bytes = make_buffer(100, 1);
+  EXPECT_EQ(listener()->write(second_listener, bytes, pair.remote, 0, options()).code(), Errc::kInvalidArgument);
+  EXPECT_EQ(listener()->write(listener_end_, bytes, RemoteRegion{4711, 0, 1000, nullptr}, 0, options()).code(),
+            Errc::kNotFound);
+}
+
+TEST_P(Memory, TakePrivateKeepsTheBytesAndShutsThePeerOut) {
+  for (Side* owner : {&listener(), &client()}) {
+    const SharedPair pair = share(*owner, 100'000);
+    Side& writer = other(*owner);
+    Buffer bytes = make_buffer(100'000, 5);
+    ASSERT_TRUE(writer->write_with_notify(endpoint(writer), bytes, pair.remote, 0, 9, options()).ok());
+    await(*owner, Opcode::kNotified);
+    await(writer, Opcode::kWriteNotify);
+    EXPECT_EQ(owner->transport().take_private(pair.region.key).code(), Errc::kBusy);
+    EXPECT_TRUE(holds({pair.region.data, pair.region.size}, 5)) << "a refusal leaves the region as it was";
+    ASSERT_TRUE(writer->drop_import(pair.remote).ok());
+    Result<Buffer> taken = owner->transport().take_private(pair.region.key);
+    ASSERT_TRUE(taken.ok()) << taken.status().to_string();
+    EXPECT_TRUE(holds(taken->bytes(), 5));
+    EXPECT_EQ(taken->data(), pair.region.data) << "no copy";
+    EXPECT_EQ(import(writer, pair.region.remote).code(), Errc::kStale);
+    EXPECT_EQ(owner->transport().release(pair.region.key).code(), Errc::kStale);
+    std::memset(taken->data(), 0x77, taken->size());
+    EXPECT_EQ(taken->data()[99'999], std::byte{0x77});
+  }
+}
+
+TEST_P(Memory, ARefusedTakeLeavesTheRegionShared) {
+  const SharedPair pair = share(client(), 4096);
+  ASSERT_EQ(client()->take_private(pair.region.key).code(), Errc::kBusy);
+  Buffer bytes = make_buffer(4096, 6);
+  ASSERT_TRUE(listener()->write_with_notify(listener_end_, bytes, pair.remote, 0, 1, options()).ok());
+  await(client(), Opcode::kNotified);
+  EXPECT_TRUE(holds({pair.region.data, pair.region.size}, 6));
+}
+
+TEST_P(Memory, TakenMemoryOutlivesEverything) {
+  Buffer kept;
+  {
+    Result<Region> region = allocate(client(), 5000);
+    ASSERT_TRUE(region.ok());
+    std::memset(region->data, 0x33, region->size);
+    kept = std::move(*client()->take_private(region->key));
+  }
+  world_.reset();
+  EXPECT_EQ(kept.size(), 5000U);
+  EXPECT_EQ(kept.data()[4999], std::byte{0x33});
+  kept.data()[0] = std::byte{1};
+}
+
+TEST_P(Memory, RegionsSurviveTheirEndpointUntilReleased) {
+  const SharedPair pair = share(client(), 5000);
+  ASSERT_TRUE(listener()->close(listener_end_).ok());
+  await(client(), Opcode::kDisconnected);
+  std::memset(pair.region.data, 0x44, pair.region.size);
+  EXPECT_EQ(pair.region.data[4999], std::byte{0x44});
+  ASSERT_TRUE(listener()->drop_import(pair.remote).ok());
+  Result<Buffer> taken = client()->take_private(pair.region.key);
+  ASSERT_TRUE(taken.ok()) << taken.status().to_string();
+  EXPECT_EQ(taken->data()[0], std::byte{0x44});
+}
+
+TEST_P(Memory, BytesBeyondTheQuotaAreRefusedAndComeBackWithARelease) {
+  for (Side* side : {&client(), &listener()}) {
+    Result<Region> most = allocate(*side, kQuotaBytes - 4096);
+    ASSERT_TRUE(most.ok()) << most.status().to_string();
+    EXPECT_EQ(allocate(*side, 8192).code(), Errc::kQuotaExceeded);
+    EXPECT_EQ(allocate(*side, SIZE_MAX).code(), Errc::kQuotaExceeded);
+    Result<Region> small = allocate(*side, 100);
+    ASSERT_TRUE(small.ok()) << small.status().to_string();
+    ASSERT_TRUE(side->transport().release(small->key).ok());
+    ASSERT_TRUE(side->transport().release(most->key).ok());
+    Result<Region> again = allocate(*side, kQuotaBytes / 2);
+    ASSERT_TRUE(again.ok()) << again.status().to_string();
+    ASSERT_TRUE(side->transport().release(again->key).ok());
+  }
+}
+
+TEST_P(Memory, RegionsBeyondTheQuotaAreRefused) {
+  std::vector<MemoryKey> keys;
+  Errc code = Errc::kOk;
+  while (code == Errc::kOk && keys.size() <= kQuotaRegions) {
+    Result<Region> region = allocate(client(), 1);
+    code = region.code();
+    if (region.ok()) keys.push_back(region->key);
+  }
+  EXPECT_EQ(code, Errc::kQuotaExceeded);
+  EXPECT_EQ(keys.size(), kQuotaRegions);
+  ASSERT_TRUE(client()->release(keys.back()).ok());
+  EXPECT_TRUE(allocate(client(), 1).ok());
+}
+
+TEST_P(Memory, RegisteringOrdinaryMemory) {
+  std::vector<std::byte> memory(8192);
+  Result<Region> region = client()->register_memory(memory, MemoryKind::kHost);
+  if (!client()->capabilities().registers_any_memory) {
+    EXPECT_EQ(region.code(), Errc::kUnsupported);
+    return;
+  }
+  ASSERT_TRUE(region.ok());
+  EXPECT_TRUE(client()->release(region->key).ok());
+  EXPECT_EQ(client()->release(region->key).code(), Errc::kStale);
+}
+
+INSTANTIATE_TEST_SUITE_P(Transports, Memory, testing::ValuesIn(backends()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace genie::datapath::conformance
