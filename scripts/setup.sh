@@ -54,8 +54,15 @@ install_packages() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update </dev/null ||
     { sleep 5 && as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update </dev/null; } ||
     die "apt-get update failed twice: check the network and /etc/apt/sources.list"
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
-    -o Dpkg::Use-Pty=0 install "${missing[@]}" </dev/null >&2 || die "apt-get install failed"
+  local log
+  log=$(mktemp)
+  if ! as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 \
+    install "${missing[@]}" </dev/null >"$log" 2>&1; then
+    cat "$log" >&2
+    rm -f "$log"
+    die "apt-get install failed (its output is above)"
+  fi
+  rm -f "$log"
 }
 
 torch_version_in() {
