@@ -8,7 +8,7 @@
 namespace genie::datapath::conformance {
 
 const std::vector<Backend>& backends() {
-  static const std::vector<Backend> all = {shm_backend()};
+  static const std::vector<Backend> all = {shm_backend(), fake_backend(), fake_unruly_backend()};
   return all;
 }
 

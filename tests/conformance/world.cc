@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstring>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
 #include <thread>
 
 namespace genie::datapath::conformance {
@@ -17,6 +19,13 @@ std::byte pattern(uint32_t seed, size_t offset) {
 }
 
 }  // namespace
+
+uint32_t test_seed() {
+  const char* given = std::getenv("GENIE_TEST_SEED");
+  const auto seed = given != nullptr ? static_cast<uint32_t>(std::strtoul(given, nullptr, 10)) : std::random_device{}();
+  std::printf("seed %u (GENIE_TEST_SEED=%u repeats this load)\n", seed, seed);
+  return seed;
+}
 
 Buffer make_buffer(size_t size, uint32_t seed) {
   auto* data = new std::byte[size + 1];

@@ -11,7 +11,6 @@
 #include <functional>
 #include <memory>
 #include <ostream>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -77,6 +76,8 @@ struct Backend {
 inline void PrintTo(const Backend& backend, std::ostream* out) { *out << backend.name; }
 
 Backend shm_backend();
+Backend fake_backend();
+Backend fake_unruly_backend();
 const std::vector<Backend>& backends();
 
 // One listener, one client, connected.
@@ -131,6 +132,9 @@ class ConformanceTest : public testing::TestWithParam<Backend> {
     std::unique_ptr<Pump> pump_;
   };
 };
+
+// For random loads: $GENIE_TEST_SEED, or a new seed; printed, so that a failed run can be repeated.
+uint32_t test_seed();
 
 Buffer make_buffer(size_t size, uint32_t seed);
 // Whether bytes are what make_buffer(size, seed) holds.
