@@ -238,7 +238,7 @@ class Decoder {
       if (!accepts(*argument.type(), node)) {
         return malformed(fmt::format("{}: argument '{}' has another type than its schema says", name, argument.name()));
       }
-      if (argument.alias_info() != nullptr && argument.alias_info()->isWrite()) mark_written(node);
+      if (writes_argument(program_, record, i)) mark_written(node);
     }
     for (uint32_t i = 0; i < record.output_count; ++i) {
       const Node& node = program_.nodes[record.first_output + i];
@@ -363,6 +363,14 @@ class Decoder {
 };
 
 }  // namespace
+
+bool writes_argument(const Program& program, const Record& record, uint32_t argument) {
+  const auto* alias = record.op->schema().arguments()[argument].alias_info();
+  if (alias != nullptr && alias->isWrite()) return true;
+  // In training, native_batch_norm moves the running statistics although its schema does not say so.
+  return (argument == 3 || argument == 4) && program.op_names[record.op_index] == "aten::native_batch_norm" &&
+         program.nodes[record.first_argument + 5].count != 0;
+}
 
 uint64_t schema_hash(const c10::FunctionSchema& schema) {
   std::ostringstream text;

@@ -57,4 +57,7 @@ class Program {
   uint64_t fingerprint = 0;
 };
 
+// Whether the operator changes that argument in place.
+bool writes_argument(const Program& program, const Record& record, uint32_t argument);
+
 }  // namespace genie::executor

@@ -246,10 +246,8 @@ void CpuStore::mark_touched_by(const Program& program, const Record& record, std
       for (uint32_t i = 0; i < node.count; ++i) self(self, program.nodes[node.first_child + i]);
     }
   };
-  const auto& schema = record.op->schema();
   for (uint32_t i = 0; i < record.argument_count; ++i) {
-    const auto* alias = schema.arguments()[i].alias_info();
-    if (alias != nullptr && alias->isWrite()) mark(mark, program.nodes[record.first_argument + i]);
+    if (writes_argument(program, record, i)) mark(mark, program.nodes[record.first_argument + i]);
   }
   for (uint32_t i = 0; i < record.output_count; ++i) mark(mark, program.nodes[record.first_output + i]);
 }

@@ -1,0 +1,137 @@
+#include "frontend/capture/copies.h"
+
+#include <ATen/ExpandUtils.h>
+#include <ATen/ops/clone.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/core/InferenceMode.h>
+
+#include "frontend/capture/recorder.h"
+#include "frontend/capture/registry.h"
+
+namespace genie::frontend {
+namespace {
+
+SessionCore& core_of_tensor(const at::Tensor& tensor) { return *usable_state(tensor).session; }
+
+// Whether `tensor` covers its storage exactly, so that an upload may become the storage's first content.
+bool covers_storage(const at::Tensor& tensor) {
+  return tensor.storage_offset() == 0 && tensor.is_non_overlapping_and_dense() &&
+         static_cast<uint64_t>(tensor.numel()) * tensor.element_size() == tensor.storage().nbytes() && !tensor.is_conj() &&
+         !tensor.is_neg();
+}
+
+// Writes `source` into network-ready memory laid out as `target`, and makes it the first content of the target's storage.
+void upload_into_fresh(SessionCore& core, const at::Tensor& target, const at::Tensor& source) {
+  StorageState& state = usable_state(target);
+  const size_t size_bytes = target.storage().nbytes();
+  auto memory = core.link().begin_upload(size_bytes);
+  if (!memory.ok()) throw Error(memory.status());
+  {
+    const c10::InferenceMode plain;
+    at::Tensor snapshot = at::from_blob((*memory)->bytes().data(), target.sizes(), target.strides(),
+                                        at::TensorOptions(target.scalar_type()).device(at::kCPU));
+    snapshot.copy_(source);
+  }
+  core.counters().snapshot_bytes.fetch_add(size_bytes, std::memory_order_relaxed);
+  Stream& stream = core.current_stream();
+  bool full = false;
+  {
+    const std::lock_guard<SpinLock> guard(stream.lock);
+    state.on_node = true;
+    state.defined = true;
+    state.writer.store(stream.open.number, std::memory_order_release);
+    stream.slot_of(&state);
+    stream.uploads.push_back({StateRef(&state), std::move(*memory)});
+    stream.upload_bytes += size_bytes;
+    full = stream.upload_bytes >= core.limits().max_upload_bytes;
+  }
+  if (full) core.flush(stream, FlushReason::kLimit);
+}
+
+at::Tensor& upload_into(at::Tensor& self, const at::Tensor& source) {
+  SessionCore& core = core_of_tensor(self);
+  StorageState& state = usable_state(self);
+  const at::Tensor expanded = source.sizes() == self.sizes() ? source : source.expand(self.sizes());
+  if (self.numel() == 0) return self;
+  if (!state.defined && covers_storage(self)) {
+    upload_into_fresh(core, self, expanded);
+    return self;
+  }
+  const at::Tensor staged = upload_copy(core, self.device(), source);
+  static OpInfo& op = op_info("aten::copy_", "");
+  torch::jit::Stack stack{self, staged, false};
+  record_call(op, stack);
+  return self;
+}
+
+// Over the fetched memory; the tensor owns it.
+at::Tensor tensor_over(std::unique_ptr<session::Fetched> fetched, const at::Tensor& like) {
+  auto* memory = fetched.release();
+  return at::from_blob(memory->bytes().data(), like.sizes(), like.strides(), [memory](void*) { delete memory; },
+                       at::TensorOptions(like.scalar_type()).device(at::kCPU));
+}
+
+at::Tensor fetch_dense(const at::Tensor& remote, FlushReason reason) {
+  StorageState& state = usable_state(remote);
+  SessionCore& core = *state.session;
+  const auto options = at::TensorOptions(remote.scalar_type()).device(at::kCPU);
+  // Empty, or nobody ever wrote it: torch::empty promises nothing about its content.
+  if (remote.numel() == 0 || !state.defined) return at::empty_strided(remote.sizes(), remote.strides(), options);
+  Stream& stream = core.current_stream();
+  core.order_touch(stream, state, false);
+  const Wanted wanted{&state, static_cast<uint64_t>(remote.storage_offset()) * remote.element_size(),
+                      static_cast<uint64_t>(remote.numel()) * remote.element_size()};
+  auto ticket = core.flush(stream, reason, wanted);
+  core.wait(*ticket);
+  session::Outcome& outcome = ticket->outcome();
+  (void)usable_state(remote);  // throws when what was to write it failed
+  if (outcome.fetch_status.empty() || outcome.fetched.empty()) throw Error(outcome.status);
+  if (!outcome.fetch_status[0].ok()) throw Error(outcome.fetch_status[0]);
+  return tensor_over(std::move(outcome.fetched[0]), remote);
+}
+
+}  // namespace
+
+at::Tensor upload_copy(SessionCore& core, c10::Device device, const at::Tensor& source) {
+  TORCH_CHECK(source.layout() == at::kStrided, "only strided tensors can go to remote_accelerator; convert with .to_dense() first");
+  const auto strides = source.is_non_overlapping_and_dense() ? source.strides().vec()
+                                                             : at::infer_dense_strides(source.sizes(), source.strides());
+  at::Tensor target = make_lazy(core, device, source.sizes(), strides, source.scalar_type());
+  if (target.numel() > 0) upload_into_fresh(core, target, source);
+  return target;
+}
+
+at::Tensor fetch(const at::Tensor& remote, FlushReason reason) {
+  at::Tensor plain = remote;
+  if (plain.is_conj()) plain = plain.resolve_conj();
+  if (plain.is_neg()) plain = plain.resolve_neg();
+  if (!plain.is_non_overlapping_and_dense()) plain = at::clone(plain, at::MemoryFormat::Preserve);
+  return fetch_dense(plain, reason);
+}
+
+at::Tensor& copy_into(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
+  if (self.is_same(source)) return self;
+  if (self.device().is_cpu()) {
+    const at::Tensor value = fetch(source);
+    if (SessionCore* core = find_core(source.device().index())) {
+      core->counters().user_copied_bytes.fetch_add(value.nbytes(), std::memory_order_relaxed);
+    }
+    return self.copy_(value);
+  }
+  TORCH_CHECK(self.device().is_privateuseone(), "cannot copy from ", source.device(), " to ", self.device(), ": go through the CPU");
+  if (source.device().is_privateuseone() && usable_state(source).session != usable_state(self).session) {
+    return upload_into(self, fetch(source));  // another session's node: through this process
+  }
+  if (source.device().is_privateuseone()) {
+    static OpInfo& op = op_info("aten::copy_", "");
+    torch::jit::Stack stack{self, source, non_blocking};
+    record_call(op, stack);
+    return self;
+  }
+  TORCH_CHECK(source.device().is_cpu(), "cannot copy from ", source.device(), " to ", self.device(), ": go through the CPU");
+  return upload_into(self, source);
+}
+
+}  // namespace genie::frontend

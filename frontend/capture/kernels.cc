@@ -1,0 +1,222 @@
+// Registration: one boxed kernel for every operator that has no composite implementation, a few kernels of our own for what is
+// geometry, bytes or identity and never leaves the client.
+#include <ATen/EmptyTensor.h>
+#include <ATen/native/DispatchStub.h>
+#include <ATen/native/Resize.h>
+#include <ATen/native/transformers/attention.h>
+#include <ATen/ops/_fused_sdp_choice_native.h>
+#include <ATen/ops/_reshape_alias_native.h>
+#include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/eq.h>
+#include <ATen/ops/set_native.h>
+#include <ATen/ops/unfold_native.h>
+#include <ATen/ops/view_as_complex_native.h>
+#include <ATen/ops/view_as_real_native.h>
+#include <ATen/ops/view_native.h>
+#include <c10/util/Logging.h>
+#include <c10/util/strides.h>
+#include <torch/library.h>
+
+#include "frontend/capture/copies.h"
+#include "frontend/capture/recorder.h"
+#include "frontend/capture/registry.h"
+#include "frontend/device/backend.h"
+
+namespace genie::frontend {
+namespace {
+
+c10::Device indexed(std::optional<c10::Device> device) {
+  if (device.has_value() && device->has_index()) return *device;
+  return {c10::DeviceType::PrivateUse1, static_cast<c10::DeviceIndex>(current_device())};
+}
+
+at::Tensor lazy_empty(at::IntArrayRef sizes, at::IntArrayRef strides, std::optional<at::ScalarType> dtype,
+                      std::optional<at::Layout> layout, std::optional<at::Device> device) {
+  TORCH_CHECK(!layout.has_value() || *layout == at::kStrided,
+              "only strided tensors live on remote_accelerator; make a ", *layout, " tensor on the CPU");
+  const c10::Device where = indexed(device);
+  return make_lazy(core_of(where.index()), where, sizes, strides, dtype.value_or(c10::get_default_dtype_as_scalartype()));
+}
+
+at::Tensor empty(at::IntArrayRef sizes, std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
+                 std::optional<at::Device> device, std::optional<bool>, std::optional<at::MemoryFormat> format) {
+  for (const int64_t size : sizes) TORCH_CHECK(size >= 0, "Trying to create tensor with negative dimension ", size, ": ", sizes);
+  const auto wanted = format.value_or(at::MemoryFormat::Contiguous);
+  if (wanted == at::MemoryFormat::ChannelsLast) {
+    return lazy_empty(sizes, c10::get_channels_last_strides_2d(sizes), dtype, layout, device);
+  }
+  if (wanted == at::MemoryFormat::ChannelsLast3d) {
+    return lazy_empty(sizes, c10::get_channels_last_strides_3d(sizes), dtype, layout, device);
+  }
+  return lazy_empty(sizes, c10::contiguous_strides(sizes), dtype, layout, device);
+}
+
+at::Tensor empty_strided(at::IntArrayRef sizes, at::IntArrayRef strides, std::optional<at::ScalarType> dtype,
+                         std::optional<at::Layout> layout, std::optional<at::Device> device, std::optional<bool>) {
+  at::detail::check_size_nonnegative(sizes);
+  return lazy_empty(sizes, strides, dtype, layout, device);
+}
+
+at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking) { return copy_into(self, source, non_blocking); }
+
+at::Tensor copy_from(const at::Tensor& self, const at::Tensor& destination, bool non_blocking) {
+  at::Tensor target = destination;
+  return copy_into(target, self, non_blocking);
+}
+
+// .to(): to the CPU a fetch; on the device one record; a dtype change comes first, on the node.
+at::Tensor to_copy(const at::Tensor& self, std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
+                   std::optional<at::Device> device, std::optional<bool> pin_memory, bool non_blocking,
+                   std::optional<at::MemoryFormat> format) {
+  TORCH_CHECK(!layout.has_value() || *layout == at::kStrided, "only strided tensors live on remote_accelerator");
+  const c10::Device target = device.value_or(self.device());
+  const bool same_dtype = !dtype.has_value() || *dtype == self.scalar_type();
+  const bool keep = format.value_or(at::MemoryFormat::Preserve) == at::MemoryFormat::Preserve;
+  if (target.is_cpu() && same_dtype && keep) return fetch(self);
+  if (target.is_privateuseone() && (!target.has_index() || target.index() == self.device().index())) {
+    static OpInfo& op = op_info("aten::_to_copy", "");
+    torch::jit::Stack stack{self, dtype, c10::IValue(), c10::IValue(), c10::IValue(), non_blocking, format};
+    record_call(op, stack);
+    return stack.back().toTensor();
+  }
+  if (target.is_cpu()) return fetch(to_copy(self, dtype, layout, self.device(), pin_memory, false, format));
+  TORCH_CHECK(target.is_privateuseone(), "cannot copy from ", self.device(), " to ", target, ": go through the CPU");
+  at::Tensor made = empty_strided(self.sizes(), c10::contiguous_strides(self.sizes()), dtype.value_or(self.scalar_type()), layout,
+                                  target, pin_memory);
+  return copy_into(made, self, non_blocking);
+}
+
+at::Scalar local_scalar_dense(const at::Tensor& self) { return fetch(self).item(); }
+
+bool equal(const at::Tensor& self, const at::Tensor& other) {
+  if (self.sizes() != other.sizes()) return false;
+  return self.eq(other).all().item<bool>();
+}
+
+const at::Tensor& resize_(const at::Tensor& self, at::IntArrayRef sizes, std::optional<at::MemoryFormat> format) {
+  auto* impl = self.unsafeGetTensorImpl();
+  const uint64_t needed = at::detail::computeStorageNbytesContiguous(sizes, self.element_size(), static_cast<size_t>(self.storage_offset()));
+  if (needed > self.storage().nbytes()) resize_storage(self.storage(), needed);
+  if (impl->sizes() != sizes) impl->set_sizes_contiguous(sizes);
+  if (format.has_value() && *format != at::MemoryFormat::Preserve) impl->empty_tensor_restride(*format);
+  return self;
+}
+
+at::Tensor& set_source_storage(at::Tensor& self, at::Storage source, int64_t offset, at::IntArrayRef sizes, at::IntArrayRef strides) {
+  auto* impl = self.unsafeGetTensorImpl();
+  impl->set_storage_keep_dtype(std::move(source));
+  const auto wanted = strides.empty() && !sizes.empty() ? c10::contiguous_strides(sizes) : c10::DimVector(strides);
+  const uint64_t needed = at::detail::computeStorageNbytes(sizes, wanted, self.element_size(), static_cast<size_t>(offset));
+  if (needed > self.storage().nbytes()) resize_storage(self.storage(), needed);
+  impl->set_sizes_and_strides(sizes, wanted, offset);
+  return self;
+}
+
+at::Tensor& set_source_tensor(at::Tensor& self, const at::Tensor& source) {
+  return set_source_storage(self, source.storage(), source.storage_offset(), source.sizes(), source.strides());
+}
+
+at::Tensor& set_empty(at::Tensor& self) {
+  const at::Tensor fresh = empty({0}, self.scalar_type(), at::kStrided, self.device(), false, std::nullopt);
+  return set_source_tensor(self, fresh);
+}
+
+bool shallow_copy_compatible(const at::Tensor&, const at::Tensor&) { return true; }
+
+bool is_set_to(const at::Tensor& self, const at::Tensor& other) {
+  return self.storage().unsafeGetStorageImpl() == other.storage().unsafeGetStorageImpl() &&
+         self.storage_offset() == other.storage_offset() && self.sizes() == other.sizes() && self.strides() == other.strides();
+}
+
+// Answers as the node's device would, so that attention stays one operator.
+int64_t choose_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                         const std::optional<at::Tensor>& mask, double dropout, bool causal, std::optional<double> scale, bool gqa) {
+  return at::native::_fused_sdp_choice_cpp(query, key, value, mask, dropout, causal, scale, gqa);
+}
+
+class CaptureKernel final : public c10::OperatorKernel {
+ public:
+  explicit CaptureKernel(OpInfo& op) : op_(op) {}
+  void operator()(const c10::OperatorHandle&, c10::DispatchKeySet, torch::jit::Stack* stack) { record_call(op_, *stack); }
+
+ private:
+  OpInfo& op_;
+};
+
+bool is_own(const c10::OperatorName& name) {
+  static const char* const own[] = {
+      "aten::empty.memory_format", "aten::empty_strided", "aten::copy_", "aten::_copy_from", "aten::_to_copy",
+      "aten::_local_scalar_dense", "aten::equal", "aten::resize_", "aten::set_.source_Storage",
+      "aten::set_.source_Storage_storage_offset", "aten::set_.source_Tensor", "aten::set_", "aten::is_set_to",
+      "aten::_has_compatible_shallow_copy_type", "aten::as_strided", "aten::view", "aten::unfold", "aten::_reshape_alias",
+      "aten::view_as_real", "aten::view_as_complex"};
+  const std::string full = name.overload_name.empty() ? name.name : name.name + "." + name.overload_name;
+  return std::find(std::begin(own), std::end(own), full) != std::end(own);
+}
+
+// Operators whose default kernel is geometry, or a composition that we capture better piece by piece.
+bool is_left_alone(const c10::OperatorName& name) {
+  static const char* const left[] = {"aten::_conj", "aten::_neg_view", "aten::_unsafe_view", "aten::lift", "aten::lift_fresh",
+                                     "aten::detach_", "aten::_fused_sdp_choice", "aten::_pin_memory", "aten::is_pinned",
+                                     "aten::record_stream", "aten::_copy_from_and_resize", "aten::set_data", "aten::_fw_primal",
+                                     "aten::_make_dual", "aten::_lazy_clone", "aten::result_type"};
+  return std::find(std::begin(left), std::end(left), name.name) != std::end(left);
+}
+
+bool is_view(const c10::OperatorHandle& op) {
+  for (const auto& result : op.schema().returns()) {
+    if (result.alias_info() != nullptr && !result.alias_info()->isWrite()) return true;
+  }
+  for (const at::Tag tag : op.getTags()) {
+    if (tag == at::Tag::inplace_view) return true;
+  }
+  return false;
+}
+
+bool wants_capture(const c10::OperatorHandle& op) {
+  const auto& schema = op.schema();
+  if (op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd)) return false;
+  if (is_own(schema.operator_name()) || is_left_alone(schema.operator_name()) || is_view(op)) return false;
+  for (const auto& result : schema.returns()) {
+    const auto kind = result.type()->kind();
+    if (kind != c10::TypeKind::TensorType && kind != c10::TypeKind::ListType) return false;
+  }
+  return true;
+}
+
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const auto& name : dispatcher.getAllOpNames()) {
+    if (name.name.rfind("aten::", 0) != 0) continue;
+    const auto op = dispatcher.findSchema(name);
+    if (!op.has_value() || !wants_capture(*op)) continue;
+    const std::string full = name.overload_name.empty() ? name.name : name.name + "." + name.overload_name;
+    library.impl(full.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<CaptureKernel>(op_info(*op))));
+  }
+  library.impl("empty.memory_format", TORCH_FN(empty));
+  library.impl("empty_strided", TORCH_FN(empty_strided));
+  library.impl("copy_", TORCH_FN(copy_));
+  library.impl("_copy_from", TORCH_FN(copy_from));
+  library.impl("_to_copy", TORCH_FN(to_copy));
+  library.impl("_local_scalar_dense", TORCH_FN(local_scalar_dense));
+  library.impl("equal", TORCH_FN(equal));
+  library.impl("resize_", TORCH_FN(resize_));
+  library.impl("set_.source_Storage_storage_offset", TORCH_FN(set_source_storage));
+  library.impl("set_.source_Tensor", TORCH_FN(set_source_tensor));
+  library.impl("set_", TORCH_FN(set_empty));
+  library.impl("is_set_to", TORCH_FN(is_set_to));
+  library.impl("_has_compatible_shallow_copy_type", TORCH_FN(shallow_copy_compatible));
+  library.impl("as_strided", TORCH_FN(at::native::as_strided_tensorimpl));
+  library.impl("view", static_cast<at::Tensor (*)(const at::Tensor&, at::IntArrayRef)>(at::native::view));
+  library.impl("unfold", TORCH_FN(at::native::unfold));
+  library.impl("_reshape_alias", TORCH_FN(at::native::_reshape_alias));
+  library.impl("view_as_real", TORCH_FN(at::native::view_as_real));
+  library.impl("view_as_complex", TORCH_FN(at::native::view_as_complex));
+}
+
+}  // namespace
+}  // namespace genie::frontend
+
+namespace at::native {
+REGISTER_PRIVATEUSE1_DISPATCH(_fused_sdp_choice_stub, &genie::frontend::choose_attention)
+}  // namespace at::native

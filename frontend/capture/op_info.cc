@@ -1,0 +1,151 @@
+#include "frontend/capture/op_info.h"
+
+#include <ATen/core/enum_tag.h>
+
+#include <deque>
+#include <mutex>
+#include <unordered_map>
+
+#include "frontend/capture/shapes.h"
+
+namespace genie::frontend {
+namespace {
+
+ArgKind kind_of(const c10::Type& type, const c10::Type& real) {
+  switch (type.kind()) {
+    case c10::TypeKind::OptionalType: {
+      const auto& real_inner = real.kind() == c10::TypeKind::OptionalType
+                                   ? *real.expectRef<c10::OptionalType>().getElementType()
+                                   : real;
+      return kind_of(*type.expectRef<c10::OptionalType>().getElementType(), real_inner);
+    }
+    case c10::TypeKind::TensorType: return ArgKind::kTensor;
+    case c10::TypeKind::IntType: {
+      const bool constant = real.kind() == c10::TypeKind::ScalarTypeType || real.kind() == c10::TypeKind::LayoutType ||
+                            real.kind() == c10::TypeKind::MemoryFormatType;
+      return constant ? ArgKind::kIntConst : ArgKind::kInt;
+    }
+    case c10::TypeKind::FloatType: return ArgKind::kDouble;
+    case c10::TypeKind::BoolType: return ArgKind::kBool;
+    case c10::TypeKind::StringType: return ArgKind::kString;
+    case c10::TypeKind::NumberType: return ArgKind::kNumber;
+    case c10::TypeKind::DeviceObjType: return ArgKind::kDevice;
+    case c10::TypeKind::GeneratorType: return ArgKind::kGenerator;
+    case c10::TypeKind::ListType: {
+      const auto& element = *type.expectRef<c10::ListType>().getElementType();
+      switch (element.kind()) {
+        case c10::TypeKind::TensorType: return ArgKind::kTensorList;
+        case c10::TypeKind::OptionalType: return ArgKind::kOptionalTensorList;
+        case c10::TypeKind::IntType: return ArgKind::kIntList;
+        case c10::TypeKind::FloatType: return ArgKind::kDoubleList;
+        case c10::TypeKind::BoolType: return ArgKind::kBoolList;
+        case c10::TypeKind::NumberType: return ArgKind::kNumberList;
+        default: return ArgKind::kUnsupported;
+      }
+    }
+    default: return ArgKind::kUnsupported;
+  }
+}
+
+void describe_arguments(OpInfo& info, const c10::FunctionSchema& schema) {
+  for (const auto& argument : schema.arguments()) {
+    ArgInfo arg;
+    arg.kind = kind_of(*argument.type(), *argument.real_type());
+    arg.is_write = argument.alias_info() != nullptr && argument.alias_info()->isWrite();
+    info.supported = info.supported && arg.kind != ArgKind::kUnsupported;
+    info.side_effect = info.side_effect || arg.kind == ArgKind::kGenerator;
+    info.args.push_back(arg);
+  }
+}
+
+void describe_returns(OpInfo& info, const c10::FunctionSchema& schema) {
+  for (const auto& result : schema.returns()) {
+    ReturnInfo out;
+    if (result.type()->kind() == c10::TypeKind::TensorType) {
+      out.kind = ReturnKind::kTensor;
+    } else if (result.type()->kind() == c10::TypeKind::ListType &&
+               result.type()->expectRef<c10::ListType>().getElementType()->kind() == c10::TypeKind::TensorType) {
+      out.kind = ReturnKind::kTensorList;
+    } else {
+      out.kind = ReturnKind::kOther;
+    }
+    if (result.alias_info() != nullptr && result.alias_info()->isWrite()) {
+      for (size_t i = 0; i < schema.arguments().size(); ++i) {
+        const auto* alias = schema.arguments()[i].alias_info();
+        if (alias != nullptr && alias->isWrite() && alias->beforeSets() == result.alias_info()->beforeSets()) {
+          out.alias_of = static_cast<int>(i);
+        }
+      }
+    }
+    info.writes_only = info.writes_only && out.alias_of >= 0;
+    info.returns.push_back(out);
+  }
+}
+
+struct Table {
+  std::mutex mutex;
+  std::deque<OpInfo> infos;
+  std::unordered_map<c10::OperatorName, OpInfo*> by_name;
+};
+
+Table& table() {
+  static auto* const instance = new Table;  // leaked: kernels may run during static destruction
+  return *instance;
+}
+
+void fill(OpInfo& info) {
+  const auto& schema = info.handle.schema();
+  const auto& op_name = schema.operator_name();
+  info.name = op_name.overload_name.empty() ? op_name.name : op_name.name + "." + op_name.overload_name;
+  describe_arguments(info, schema);
+  describe_returns(info, schema);
+  for (const at::Tag tag : info.handle.getTags()) {
+    info.data_dependent = info.data_dependent || tag == at::Tag::dynamic_output_shape || tag == at::Tag::data_dependent_output;
+    info.side_effect = info.side_effect || tag == at::Tag::nondeterministic_seeded;
+  }
+  const std::string_view name = op_name.name;
+  // Operators without results and without written arguments exist for their effect (asserts, seeds).
+  bool writes = false;
+  for (const auto& arg : info.args) writes = writes || arg.is_write;
+  info.side_effect = info.side_effect || (info.returns.empty() && !writes);
+  info.values_shape = name == "aten::arange" || name == "aten::range" || name == "aten::linspace" || name == "aten::logspace" ||
+                      name.find("upsample") != std::string_view::npos;
+  info.lifts_cpu_operands = name == "aten::index" || name == "aten::index_put" || name == "aten::index_put_" ||
+                            name == "aten::_index_put_impl_" || name == "aten::_index_put_impl" ||
+                            name == "genie::set_generator_state";
+  info.mixes_devices = name == "aten::copy_";
+  info.hidden_running_stats = name == "aten::native_batch_norm";
+  info.has_meta = info.handle.hasKernelForDispatchKey(c10::DispatchKey::Meta) ||
+                  info.handle.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) ||
+                  info.handle.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutogradNonFunctional);
+  info.shape = find_shape_function(name);
+}
+
+}  // namespace
+
+OpInfo& op_info(const c10::OperatorHandle& handle) {
+  Table& all = table();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  auto [place, fresh] = all.by_name.try_emplace(handle.operator_name(), nullptr);
+  if (fresh) {
+    OpInfo& info = all.infos.emplace_back(handle);
+    info.index = static_cast<uint32_t>(all.infos.size() - 1);
+    fill(info);
+    place->second = &info;
+  }
+  return *place->second;
+}
+
+OpInfo& op_info(const char* name, const char* overload) {
+  return op_info(c10::Dispatcher::singleton().findSchemaOrThrow(name, overload));
+}
+
+std::vector<const OpInfo*> all_op_infos() {
+  Table& all = table();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  std::vector<const OpInfo*> out;
+  for (const OpInfo& info : all.infos) out.push_back(&info);
+  return out;
+}
+
+}  // namespace genie::frontend

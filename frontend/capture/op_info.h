@@ -1,0 +1,81 @@
+// OpInfo: what capture has to know of an operator, worked out once when it is registered.
+//
+// Thread-safety: immutable after registration, except the counters, which are relaxed atomics.
+// Ownership: the table lives until the process ends.
+#pragma once
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace genie::frontend {
+
+enum class ArgKind : uint8_t {
+  kTensor,
+  kTensorList,
+  kOptionalTensorList,
+  kInt,
+  kIntConst,  // dtype, layout, memory format
+  kDouble,
+  kBool,
+  kString,
+  kNumber,
+  kIntList,
+  kDoubleList,
+  kBoolList,
+  kNumberList,
+  kDevice,
+  kGenerator,
+  kUnsupported,
+};
+
+struct ArgInfo {
+  ArgKind kind = ArgKind::kUnsupported;
+  bool is_write = false;
+};
+
+enum class ReturnKind : uint8_t { kTensor, kTensorList, kOther };
+
+struct ReturnInfo {
+  ReturnKind kind = ReturnKind::kTensor;
+  int alias_of = -1;  // argument that is returned (in-place, out=)
+};
+
+struct ShapeRequest;
+// Own shape functions: fill the request's outputs, or answer false to say "ask libtorch".
+using ShapeFunction = bool (*)(ShapeRequest& request);
+
+struct OpInfo {
+  explicit OpInfo(c10::OperatorHandle handle) : handle(handle) {}
+
+  c10::OperatorHandle handle;
+  uint32_t index = 0;  // in the table
+  std::string name;    // "aten::add.Tensor"
+  std::vector<ArgInfo> args;
+  std::vector<ReturnInfo> returns;
+  bool supported = true;         // all argument kinds can travel
+  bool side_effect = false;      // random operators, asserts: never dead
+  bool data_dependent = false;   // the result's shape depends on values: never cached
+  bool writes_only = true;       // every tensor result is one of its arguments
+  bool values_shape = false;     // floating-point arguments decide the shape (arange)
+  bool lifts_cpu_operands = false;
+  bool mixes_devices = false;       // copy_ between two devices of a session
+  bool hidden_running_stats = false; // native_batch_norm writes arguments 3 and 4 in training
+  bool has_meta = false;
+  ShapeFunction shape = nullptr;
+  std::atomic<uint64_t> captured{0};
+  std::atomic<uint64_t> executed{0};
+};
+
+// The entry of an operator; made on first use.
+OpInfo& op_info(const c10::OperatorHandle& handle);
+// By name, "aten::copy_" / "": throws if there is none.
+OpInfo& op_info(const char* name, const char* overload);
+// All operators seen so far.
+std::vector<const OpInfo*> all_op_infos();
+
+}  // namespace genie::frontend

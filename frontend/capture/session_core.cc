@@ -1,0 +1,406 @@
+#include "frontend/capture/session_core.h"
+
+#include <c10/util/ThreadLocalDebugInfo.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+
+#include "datapath/base/log.h"
+#include "frontend/capture/fragment_builder.h"
+#include "frontend/capture/registry.h"
+
+namespace genie::frontend {
+namespace {
+
+constexpr size_t kKeptFailures = 16;
+constexpr size_t kMaxTemplates = 4096;
+
+// Which stream a thread appends to, per session. Autograd hands ThreadLocalDebugInfo from the thread that called backward to its
+// workers, so that their records land in the caller's stream.
+struct StreamTag final : c10::DebugInfoBase {
+  ~StreamTag() override {
+    for (auto& stream : streams) {
+      // The thread is gone; another may go on with its stream.
+      if (Stream* mine = stream.load(std::memory_order_acquire)) mine->abandoned.store(true, std::memory_order_release);
+    }
+  }
+  std::array<std::atomic<Stream*>, kMaxDevices> streams{};
+};
+
+constexpr std::string_view kTagName = "GENIE_STREAM";
+constexpr c10::DebugInfoKind kTagKind(&kTagName);
+
+}  // namespace
+
+const char* flush_reason_name(FlushReason reason) {
+  switch (reason) {
+    case FlushReason::kValue: return "value";
+    case FlushReason::kShape: return "shape";
+    case FlushReason::kLimit: return "limit";
+    case FlushReason::kConflict: return "conflict";
+    case FlushReason::kSynchronize: return "synchronize";
+    case FlushReason::kEager: return "eager";
+    case FlushReason::kCount: break;
+  }
+  return "unknown";
+}
+
+namespace {
+
+std::atomic<bool>& lazy_flag() {
+  static std::atomic<bool> flag{[] {
+    const char* wanted = std::getenv("GENIE_LAZY");
+    return wanted == nullptr || std::string_view(wanted) != "0";
+  }()};
+  return flag;
+}
+
+}  // namespace
+
+void set_lazy(bool lazy) { lazy_flag().store(lazy, std::memory_order_relaxed); }
+bool is_lazy() { return lazy_flag().load(std::memory_order_relaxed); }
+
+Result<std::shared_ptr<SessionCore>> SessionCore::connect(std::string_view uri, const session::LinkOptions& options) {
+  auto link = session::Link::open(uri, options);
+  if (!link.ok()) return link.status();
+  return std::shared_ptr<SessionCore>(new SessionCore(std::move(*link), CaptureLimits{}));
+}
+
+SessionCore::~SessionCore() { close(); }
+
+StorageState* SessionCore::new_storage(uint64_t size_bytes) {
+  auto* state = new StorageState(this, next_storage_.fetch_add(1, std::memory_order_relaxed));
+  state->size_bytes = size_bytes;
+  return state;
+}
+
+Stream& SessionCore::current_stream() {
+  auto* tag = static_cast<StreamTag*>(c10::ThreadLocalDebugInfo::get(kTagKind));
+  if (tag == nullptr) {
+    auto fresh = std::make_shared<StreamTag>();
+    tag = fresh.get();
+    c10::ThreadLocalDebugInfo::_push(kTagKind, std::move(fresh));
+  }
+  auto& mine = tag->streams[static_cast<size_t>(first_device_)];
+  if (Stream* stream = mine.load(std::memory_order_acquire)) return *stream;
+  const std::lock_guard<std::mutex> guard(streams_mutex_);
+  if (Stream* stream = mine.load(std::memory_order_acquire)) return *stream;
+  for (auto& stream : streams_) {
+    if (!stream->abandoned.exchange(false, std::memory_order_acq_rel)) continue;
+    mine.store(stream.get(), std::memory_order_release);
+    return *stream;
+  }
+  streams_.push_back(std::make_unique<Stream>(static_cast<uint32_t>(streams_.size())));
+  streams_.back()->begin_segment();
+  mine.store(streams_.back().get(), std::memory_order_release);
+  return *streams_.back();
+}
+
+std::vector<Stream*> SessionCore::streams() {
+  const std::lock_guard<std::mutex> guard(streams_mutex_);
+  std::vector<Stream*> out;
+  for (auto& stream : streams_) out.push_back(stream.get());
+  return out;
+}
+
+void SessionCore::order_touch(Stream& stream, StorageState& state, bool write) {
+  const uint32_t mine = stream.open_number.load(std::memory_order_relaxed);
+  const uint32_t writer = state.writer.load(std::memory_order_acquire);
+  if (writer != 0 && writer != mine) flush_segment(writer, stream);
+  const uint32_t reader = state.reader.load(std::memory_order_acquire);
+  if (reader == 0 || reader == mine) {
+    if (!write || !state.many_readers.load(std::memory_order_acquire)) return;
+  }
+  if (!write) {
+    state.many_readers.store(true, std::memory_order_release);
+    return;
+  }
+  // Readers in other streams come before this write.
+  for (Stream* other : streams()) {
+    if (other != &stream) flush(*other, FlushReason::kConflict);
+  }
+}
+
+void SessionCore::flush_segment(uint32_t number, Stream& except) {
+  for (Stream* other : streams()) {
+    if (other != &except && other->open_number.load(std::memory_order_acquire) == number) {
+      flush(*other, FlushReason::kConflict);
+      return;
+    }
+  }
+}
+
+// One flush from the open segment of a stream to a submission on its way.
+class Flush {
+ public:
+  Flush(SessionCore& core, Stream& stream) : core_(core), stream_(stream) {}
+
+  std::shared_ptr<session::Ticket> run(FlushReason reason, const Wanted& wanted) {
+    const bool any = builder_.build(stream_.open);
+    core_.counters_.pruned.fetch_add(builder_.pruned(), std::memory_order_relaxed);
+    if (!stream_.open.records.empty()) {
+      core_.counters_.flushes[static_cast<size_t>(reason)].fetch_add(1, std::memory_order_relaxed);
+    }
+    take_uploads();
+    flight_.stream = &stream_;
+    flight_.epoch = stream_.epoch;
+    submission_.stream = stream_.number;
+    submission_.epoch = stream_.epoch;
+    Status status = any ? bind_template() : Status();
+    if (status.ok()) submission_.frees = core_.take_frees();
+    if (status.ok() && any) bind_slots();
+    if (status.ok() && wanted.state != nullptr) {
+      submission_.fetches.push_back({{wanted.state->id, wanted.state->version}, wanted.offset, wanted.size});
+    }
+    std::shared_ptr<session::Ticket> ticket;
+    const bool worth = any || wanted.state != nullptr || !submission_.uploads.empty() || !submission_.frees.empty();
+    if (status.ok() && worth) {
+      auto sent = core_.link_->submit(std::move(submission_));
+      if (sent.ok()) {
+        ticket = flight_.ticket = *sent;
+      } else {
+        status = sent.status();
+      }
+    }
+    if (!status.ok()) poison_all(status);
+    close_segment();
+    if (ticket != nullptr) {
+      const std::lock_guard<std::mutex> guard(core_.flights_mutex_);
+      core_.flights_.push_back(std::move(flight_));
+    }
+    if (!status.ok()) throw Error(status);
+    return ticket;
+  }
+
+ private:
+  // Snapshots whose tensor died unread never travel.
+  void take_uploads() {
+    for (PendingUpload& upload : stream_.uploads) {
+      StorageState* state = upload.state.get();
+      const uint64_t place = state->place.load(std::memory_order_relaxed);
+      const bool placed = static_cast<uint32_t>(place >> 32) == stream_.open.number;
+      const bool used = !placed || builder_.slot_is_live(static_cast<uint32_t>(place));
+      if (!used && state->handle_gone.load(std::memory_order_acquire)) {
+        state->on_node = false;
+        continue;
+      }
+      submission_.uploads.push_back({{state->id, state->version}, std::move(upload.memory)});
+    }
+    stream_.uploads.clear();
+    stream_.upload_bytes = 0;
+  }
+
+  Status bind_template() {
+    auto& known = core_.templates_;
+    const TemplateKey& key = builder_.key();
+    auto found = known.find(key);
+    if (found == known.end()) {
+      core_.counters_.template_misses.fetch_add(1, std::memory_order_relaxed);
+      auto registered = core_.link_->register_template(builder_.serialize(stream_.open));
+      if (!registered.ok()) return registered.status();
+      found = known.emplace(key, SessionCore::CachedTemplate{*registered, builder_.params()}).first;
+    } else {
+      core_.counters_.template_hits.fetch_add(1, std::memory_order_relaxed);
+    }
+    submission_.template_id = found->second.id;
+    const auto& defaults = found->second.defaults;
+    const auto& params = builder_.params();
+    for (uint32_t i = 0; i < params.size(); ++i) {
+      if (params[i] == defaults[i]) continue;
+      submission_.param_index.push_back(i);
+      submission_.param_value.push_back(params[i]);
+    }
+    return {};
+  }
+
+  void bind_slots() {
+    for (const auto& bound : builder_.bound()) {
+      StorageState* state = stream_.open.slots[bound.segment_slot].state;
+      session::SlotBinding binding;
+      binding.id = state->id;
+      binding.version_in = state->version;
+      if (bound.written) ++state->version;
+      binding.version_out = state->version;
+      binding.size_bytes = state->size_bytes;
+      submission_.slots.push_back(binding);
+      if (bound.created) state->on_node = true;
+      if (bound.written) flight_.writes.push_back({bound.last_writer, StateRef(state)});
+    }
+    for (const uint32_t record : builder_.live_records()) {
+      stream_.open.records[record].op->executed.fetch_add(1, std::memory_order_relaxed);
+    }
+  }
+
+  void poison_all(const Status& why) {
+    auto shared = std::make_shared<const Status>(why);
+    for (const auto& bound : builder_.bound()) {
+      if (bound.written) poison(*stream_.open.slots[bound.segment_slot].state, shared);
+    }
+  }
+
+  // The segment's storages are no longer pending; those that nobody holds are freed.
+  void close_segment() {
+    const uint32_t number = stream_.open.number;
+    for (const SlotEntry& slot : stream_.open.slots) {
+      uint32_t expected = number;
+      slot.state->writer.compare_exchange_strong(expected, 0, std::memory_order_acq_rel);
+      expected = number;
+      slot.state->reader.compare_exchange_strong(expected, 0, std::memory_order_acq_rel);
+      slot.state->release();
+    }
+    stream_.shared_slots.clear();
+    std::swap(stream_.last, stream_.open);
+    stream_.begin_segment();
+  }
+
+  SessionCore& core_;
+  Stream& stream_;
+  FragmentBuilder& builder_ = core_.builder_;
+  session::Submission submission_;
+  InFlight flight_;
+};
+
+std::shared_ptr<session::Ticket> SessionCore::flush(Stream& stream, FlushReason reason, const Wanted& wanted) {
+  if (closed()) throw Error(Status(Errc::kDisconnected, "the session is closed: connect again"));
+  collect();
+  const std::lock_guard<std::mutex> one_at_a_time(flush_mutex_);
+  const std::lock_guard<SpinLock> guard(stream.lock);
+  const bool pending =
+      wanted.state == nullptr || wanted.state->writer.load(std::memory_order_acquire) == stream.open.number;
+  if (!pending) {
+    // The bytes are there already: what the stream has pending need not be cut for them.
+    session::Submission only_fetch;
+    only_fetch.stream = stream.number;
+    only_fetch.epoch = stream.epoch;
+    only_fetch.fetches.push_back({{wanted.state->id, wanted.state->version}, wanted.offset, wanted.size});
+    auto sent = link_->submit(std::move(only_fetch));
+    if (!sent.ok()) throw Error(sent.status());
+    return *sent;
+  }
+  return Flush(*this, stream).run(reason, wanted);
+}
+
+void SessionCore::wait(session::Ticket& ticket) {
+  const Status status = link_->wait(ticket);
+  collect();
+  if (!status.ok()) {
+    fail_everything(status);
+    throw Error(status);
+  }
+}
+
+void SessionCore::collect() {
+  std::vector<InFlight> done;
+  {
+    const std::lock_guard<std::mutex> guard(flights_mutex_);
+    while (!flights_.empty() && flights_.front().ticket->done()) {
+      done.push_back(std::move(flights_.front()));
+      flights_.pop_front();
+    }
+  }
+  for (InFlight& flight : done) {
+    const session::Outcome& outcome = flight.ticket->outcome();
+    counters_.executed.fetch_add(outcome.executed_records, std::memory_order_relaxed);
+    if (!outcome.status.ok()) fail_writes(flight, outcome);
+  }
+}
+
+void poison(StorageState& state, const std::shared_ptr<const Status>& why) {
+  if (state.poisoned.load(std::memory_order_acquire)) return;
+  state.error = why;
+  state.poisoned.store(true, std::memory_order_release);
+}
+
+void SessionCore::fail_writes(InFlight& flight, const session::Outcome& outcome) {
+  auto why = std::make_shared<const Status>(outcome.status);
+  for (const auto& write : flight.writes) {
+    if (static_cast<int64_t>(write.last_record) >= outcome.failed_record) poison(*write.state.get(), why);
+  }
+  const std::lock_guard<std::mutex> guard(flights_mutex_);
+  if (flight.stream->epoch == flight.epoch) ++flight.stream->epoch;
+  failures_.push_back(outcome.status.to_string());
+  if (failures_.size() > kKeptFailures) failures_.pop_front();
+  if (unseen_failure_.ok()) unseen_failure_ = outcome.status;
+}
+
+// The link is gone: nothing in flight will ever land.
+void SessionCore::fail_everything(const Status& status) {
+  std::deque<InFlight> lost;
+  {
+    const std::lock_guard<std::mutex> guard(flights_mutex_);
+    lost.swap(flights_);
+    failures_.push_back(status.to_string());
+    if (failures_.size() > kKeptFailures) failures_.pop_front();
+  }
+  auto why = std::make_shared<const Status>(status);
+  for (InFlight& flight : lost) {
+    for (const auto& write : flight.writes) poison(*write.state.get(), why);
+  }
+}
+
+void SessionCore::synchronize() {
+  for (Stream* stream : streams()) flush(*stream, FlushReason::kSynchronize);
+  drain();
+  Status failure;
+  {
+    const std::lock_guard<std::mutex> guard(flights_mutex_);
+    failure = std::exchange(unseen_failure_, Status());
+  }
+  if (!failure.ok()) throw Error(failure);
+}
+
+void SessionCore::drain() {
+  while (true) {
+    std::shared_ptr<session::Ticket> last;
+    {
+      const std::lock_guard<std::mutex> guard(flights_mutex_);
+      if (flights_.empty()) return;
+      last = flights_.back().ticket;
+    }
+    wait(*last);
+  }
+}
+
+void SessionCore::storage_gone(StorageState* state) noexcept {
+  if (!state->on_node || closed()) {
+    delete state;
+    return;
+  }
+  state->next_free = to_free_.load(std::memory_order_relaxed);
+  while (!to_free_.compare_exchange_weak(state->next_free, state, std::memory_order_release, std::memory_order_relaxed)) {
+  }
+}
+
+void StorageState::last_reference_gone() noexcept { session->storage_gone(this); }
+
+std::vector<uint64_t> SessionCore::take_frees() {
+  std::vector<uint64_t> ids;
+  StorageState* state = to_free_.exchange(nullptr, std::memory_order_acquire);
+  while (state != nullptr) {
+    StorageState* next = state->next_free;
+    ids.push_back(state->id);
+    delete state;
+    state = next;
+  }
+  return ids;
+}
+
+void SessionCore::close() {
+  if (closed_.exchange(true, std::memory_order_acq_rel)) return;
+  fail_everything(Status(Errc::kCancelled, "the session was closed"));
+  link_->close();
+}
+
+void SessionCore::failure_seen() {
+  const std::lock_guard<std::mutex> guard(flights_mutex_);
+  unseen_failure_ = Status();
+}
+
+std::vector<std::string> SessionCore::last_failures() {
+  const std::lock_guard<std::mutex> guard(flights_mutex_);
+  return {failures_.begin(), failures_.end()};
+}
+
+}  // namespace genie::frontend

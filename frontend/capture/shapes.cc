@@ -1,0 +1,211 @@
+#include "frontend/capture/shapes.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/ExpandUtils.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/Generator.h>
+#include <c10/util/strides.h>
+#include <xxhash.h>
+
+#include <unordered_map>
+
+namespace genie::frontend {
+namespace {
+
+constexpr size_t kMaxCachedShapes = size_t{1} << 16;
+
+struct CacheEntry {
+  const OpInfo* op = nullptr;
+  std::vector<int64_t> key;
+  OutputMeta outputs;
+};
+
+using Cache = std::unordered_multimap<uint64_t, CacheEntry>;
+
+Cache& cache() {
+  thread_local Cache instance;
+  return instance;
+}
+
+uint64_t hash_of(const OpInfo& op, std::span<const int64_t> key) {
+  return XXH3_64bits_withSeed(key.data(), key.size_bytes(), op.index);
+}
+
+const OutputMeta* look_up(const OpInfo& op, std::span<const int64_t> key, uint64_t hash) {
+  auto [at, end] = cache().equal_range(hash);
+  for (; at != end; ++at) {
+    const CacheEntry& entry = at->second;
+    if (entry.op == &op && std::equal(key.begin(), key.end(), entry.key.begin(), entry.key.end())) return &entry.outputs;
+  }
+  return nullptr;
+}
+
+const OutputMeta* store(const OpInfo& op, std::span<const int64_t> key, uint64_t hash, OutputMeta outputs) {
+  // A bound, not a policy: programs whose shapes never repeat must not grow without end.
+  if (cache().size() >= kMaxCachedShapes) cache().clear();
+  return &cache().emplace(hash, CacheEntry{&op, {key.begin(), key.end()}, std::move(outputs)})->second.outputs;
+}
+
+at::Tensor to_meta(const at::Tensor& tensor) {
+  if (!tensor.defined() || tensor.device().is_cpu()) return tensor;
+  at::Tensor meta = at::detail::empty_strided_meta(tensor.sizes(), tensor.strides(), tensor.scalar_type());
+  if (tensor.is_conj()) meta._set_conj(true);
+  if (tensor.is_neg()) meta._set_neg(true);
+  if (tensor.unsafeGetTensorImpl()->is_wrapped_number()) meta.unsafeGetTensorImpl()->set_wrapped_number(true);
+  return meta;
+}
+
+c10::IValue to_meta(const c10::IValue& value) {
+  if (value.isTensor()) return to_meta(value.toTensor());
+  if (value.isTensorList()) {
+    c10::List<at::Tensor> list;
+    for (const at::Tensor& tensor : value.toTensorVector()) list.push_back(to_meta(tensor));
+    return list;
+  }
+  if (value.isOptionalTensorList()) {
+    c10::List<std::optional<at::Tensor>> list;
+    for (const std::optional<at::Tensor>& tensor : value.toOptionalTensorVector()) {
+      list.push_back(tensor.has_value() ? std::optional<at::Tensor>(to_meta(*tensor)) : std::nullopt);
+    }
+    return list;
+  }
+  if (value.isDevice()) return at::Device(at::kMeta);
+  if (value.isGenerator()) return {};
+  return value;
+}
+
+void add_meta_of(const at::Tensor& tensor, OutputMeta& out) {
+  if (!tensor.defined()) {
+    out.tensors.push_back(TensorMeta{.defined = false});
+    return;
+  }
+  if (tensor.is_non_overlapping_and_dense()) {
+    out.tensors.push_back(dense_meta(tensor.sizes(), tensor.strides(), tensor.scalar_type()));
+    return;
+  }
+  // An expanded result cannot be promised: the node lays it out contiguously.
+  out.tensors.push_back(dense_meta(tensor.sizes(), at::infer_dense_strides(tensor.sizes(), tensor.strides()), tensor.scalar_type()));
+}
+
+// Runs the operator on meta tensors; false when libtorch has no meta kernel for it.
+bool run_meta(const OpInfo& op, c10::ArrayRef<c10::IValue> args, OutputMeta& out) {
+  if (!op.has_meta || op.data_dependent) return false;
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  torch::jit::Stack stack;
+  stack.reserve(args.size());
+  for (const c10::IValue& arg : args) stack.push_back(to_meta(arg));
+  std::vector<std::pair<size_t, at::Tensor>> written;
+  for (size_t i = 0; i < args.size(); ++i) {
+    if (op.args[i].is_write && stack[i].isTensor()) written.emplace_back(i, stack[i].toTensor());
+  }
+  try {
+    op.handle.callBoxed(stack);
+  } catch (const c10::NotImplementedError&) {
+    return false;
+  } catch (const c10::Error& error) {
+    // Kernels that look at values fail on meta tensors for a reason that is not the user's.
+    if (std::string_view(error.what_without_backtrace()).find("meta") != std::string_view::npos) return false;
+    throw;
+  }
+  for (size_t i = 0; i < op.returns.size(); ++i) {
+    if (op.returns[i].kind == ReturnKind::kOther) return false;
+    if (op.returns[i].alias_of >= 0) {
+      out.list_length.push_back(-1);
+      continue;
+    }
+    if (op.returns[i].kind == ReturnKind::kTensor) {
+      out.list_length.push_back(-1);
+      add_meta_of(stack[i].toTensor(), out);
+      continue;
+    }
+    const auto tensors = stack[i].toTensorVector();
+    out.list_length.push_back(static_cast<int32_t>(tensors.size()));
+    for (const at::Tensor& tensor : tensors) add_meta_of(tensor, out);
+  }
+  for (const auto& [index, tensor] : written) {
+    if (tensor.sizes() == args[index].toTensor().sizes()) continue;
+    out.resized.emplace_back(index, dense_meta(tensor.sizes(), tensor.strides(), tensor.scalar_type()));
+  }
+  return true;
+}
+
+}  // namespace
+
+TensorMeta dense_meta(at::IntArrayRef sizes, at::IntArrayRef strides, c10::ScalarType dtype) {
+  TensorMeta meta;
+  meta.dtype = dtype;
+  meta.sizes.assign(sizes.begin(), sizes.end());
+  meta.strides.assign(strides.begin(), strides.end());
+  int64_t count = 1;
+  for (size_t i = sizes.size(); i-- > 0;) {
+    if (sizes[i] != 1 && strides[i] != count) meta.contiguous = false;
+    count *= sizes[i];
+  }
+  // libtorch calls a tensor contiguous whatever the strides of its dimensions of size 1: spell them the usual way only
+  // where that is what they are.
+  if (meta.contiguous) {
+    int64_t expected = 1;
+    for (size_t i = sizes.size(); i-- > 0;) {
+      if (strides[i] != expected) meta.contiguous = false;
+      expected *= std::max<int64_t>(sizes[i], 1);
+    }
+  }
+  meta.storage_bytes = static_cast<uint64_t>(count) * c10::elementSize(dtype);
+  return meta;
+}
+
+void ShapeRequest::add(at::IntArrayRef sizes, c10::ScalarType dtype) {
+  add_format(sizes, dtype, c10::MemoryFormat::Contiguous);
+}
+
+void ShapeRequest::add_format(at::IntArrayRef sizes, c10::ScalarType dtype, c10::MemoryFormat format) {
+  out.list_length.push_back(-1);
+  if (format == c10::MemoryFormat::ChannelsLast) {
+    out.tensors.push_back(dense_meta(sizes, c10::get_channels_last_strides_2d(sizes), dtype));
+  } else if (format == c10::MemoryFormat::ChannelsLast3d) {
+    out.tensors.push_back(dense_meta(sizes, c10::get_channels_last_strides_3d(sizes), dtype));
+  } else {
+    out.tensors.push_back(dense_meta(sizes, c10::contiguous_strides(sizes), dtype));
+  }
+}
+
+void ShapeRequest::add_like(const at::Tensor& like) {
+  out.list_length.push_back(-1);
+  const bool dense = like.is_non_overlapping_and_dense();
+  const auto strides = dense ? like.strides().vec() : at::infer_dense_strides(like.sizes(), like.strides());
+  out.tensors.push_back(dense_meta(like.sizes(), strides, like.scalar_type()));
+}
+
+void ShapeRequest::add_undefined() {
+  out.list_length.push_back(-1);
+  out.tensors.push_back(TensorMeta{.defined = false});
+}
+
+const OutputMeta* infer(const OpInfo& op, c10::ArrayRef<c10::IValue> args, std::span<const int64_t> key, ShapeSource& source) {
+  const uint64_t hash = hash_of(op, key);
+  if (const OutputMeta* known = look_up(op, key, hash)) {
+    source = ShapeSource::kCache;
+    return known;
+  }
+  OutputMeta outputs;
+  if (op.shape != nullptr) {
+    ShapeRequest request{op, args, outputs};
+    if (op.shape(request)) {
+      source = ShapeSource::kOwn;
+      return store(op, key, hash, std::move(outputs));
+    }
+    outputs = {};
+  }
+  if (run_meta(op, args, outputs)) {
+    source = ShapeSource::kMeta;
+    return store(op, key, hash, std::move(outputs));
+  }
+  source = ShapeSource::kNone;
+  return nullptr;
+}
+
+void remember(const OpInfo& op, std::span<const int64_t> key, OutputMeta meta) {
+  if (!op.data_dependent) store(op, key, hash_of(op, key), std::move(meta));
+}
+
+}  // namespace genie::frontend

@@ -1,0 +1,113 @@
+#include "frontend/device/generator.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <array>
+#include <atomic>
+#include <mutex>
+#include <random>
+
+#include "frontend/capture/copies.h"
+#include "frontend/capture/recorder.h"
+#include "frontend/capture/registry.h"
+
+namespace genie::frontend {
+namespace {
+
+// A generator is a storage on the node: seeding and reading its state are records in program order.
+class RemoteGenerator final : public c10::GeneratorImpl {
+ public:
+  RemoteGenerator(int device_index, uint32_t number)
+      : GeneratorImpl(c10::Device(c10::DeviceType::PrivateUse1, static_cast<c10::DeviceIndex>(device_index)),
+                      c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)),
+        number_(number) {}
+
+  uint32_t number() const { return number_; }
+
+  // Seeding a device that no session serves waits for the session: torch::manual_seed() seeds every index there is.
+  void set_current_seed(uint64_t seed) override {
+    seed_ = seed;
+    if (find_core(device().index()) == nullptr) {
+      seed_waits_ = true;
+      return;
+    }
+    record_seed();
+  }
+  void set_offset(uint64_t) override { TORCH_CHECK(false, "generators of remote_accelerator have no offset"); }
+  uint64_t get_offset() const override { TORCH_CHECK(false, "generators of remote_accelerator have no offset"); }
+  uint64_t current_seed() const override { return seed_; }
+  uint64_t seed() override {
+    std::random_device device;
+    set_current_seed((uint64_t{device()} << 32) | device());
+    return seed_;
+  }
+  void set_state(const c10::TensorImpl& state) override {
+    const at::Tensor bytes(c10::intrusive_ptr<c10::TensorImpl>::reclaim_copy(const_cast<c10::TensorImpl*>(&state)));
+    static OpInfo& op = op_info("genie::set_generator_state", "");
+    seed_waits_ = false;
+    torch::jit::Stack stack{at::Generator(self()), bytes};
+    record_call(op, stack);
+  }
+  c10::intrusive_ptr<c10::TensorImpl> get_state() const override {
+    const_cast<RemoteGenerator*>(this)->apply_waiting_seed();
+    static OpInfo& op = op_info("genie::generator_state", "");
+    torch::jit::Stack stack{at::Generator(self())};
+    record_call(op, stack);
+    return fetch(stack.back().toTensor()).getIntrusivePtr();
+  }
+
+  void apply_waiting_seed() {
+    if (seed_waits_.exchange(false)) record_seed();
+  }
+
+ private:
+  c10::intrusive_ptr<c10::GeneratorImpl> self() const {
+    return c10::intrusive_ptr<c10::GeneratorImpl>::reclaim_copy(const_cast<RemoteGenerator*>(this));
+  }
+  void record_seed() {
+    seed_waits_ = false;
+    static OpInfo& op = op_info("genie::manual_seed", "");
+    torch::jit::Stack stack{at::Generator(self()), static_cast<int64_t>(seed_)};
+    record_call(op, stack);
+  }
+  GeneratorImpl* clone_impl() const override {
+    auto made = new_generator(device().index());
+    made.set_state(at::Tensor(get_state()));
+    return made.unsafeReleaseGeneratorImpl();
+  }
+
+  const uint32_t number_;
+  uint64_t seed_ = c10::detail::getNonDeterministicRandom();
+  std::atomic<bool> seed_waits_{false};
+};
+
+std::array<at::Generator, kMaxDevices>& defaults() {
+  static auto* const instance = [] {
+    auto* made = new std::array<at::Generator, kMaxDevices>;
+    for (int i = 0; i < kMaxDevices; ++i) (*made)[static_cast<size_t>(i)] = at::make_generator<RemoteGenerator>(i, 0U);
+    return made;
+  }();
+  return *instance;
+}
+
+}  // namespace
+
+const at::Generator& default_generator(int device_index) {
+  const int index = device_index < 0 ? current_device() : device_index;
+  TORCH_CHECK(index < kMaxDevices, "remote_accelerator:", index, " does not exist: this process has ", kMaxDevices, " indices");
+  return defaults()[static_cast<size_t>(index)];
+}
+
+at::Generator new_generator(int device_index) {
+  static std::atomic<uint32_t> numbers{1};
+  return at::make_generator<RemoteGenerator>(device_index < 0 ? current_device() : device_index, numbers.fetch_add(1));
+}
+
+uint32_t generator_number(const c10::IValue& value) {
+  if (value.isNone() || !value.toGenerator().defined()) return 0;
+  auto* impl = static_cast<RemoteGenerator*>(value.toGenerator().unsafeGetGeneratorImpl());
+  return impl->number();
+}
+
+}  // namespace genie::frontend

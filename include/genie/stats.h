@@ -1,0 +1,53 @@
+// Stats: counters of capture, execution and transfer. Snapshots; never reset.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "genie/status.h"
+
+namespace genie {
+
+struct GENIE_API Stats {
+  // Operators.
+  uint64_t captured_ops = 0;
+  uint64_t executed_ops = 0;   // reported by nodes
+  uint64_t pruned_ops = 0;     // dead before they were sent
+  uint64_t client_fallbacks = 0;
+  std::map<std::string, uint64_t> captured_by_op;
+  std::map<std::string, uint64_t> executed_by_op;  // sent for execution
+
+  // Flushes, and why: "value", "shape", "limit", "conflict", "synchronize", "eager".
+  uint64_t flushes = 0;
+  std::map<std::string, uint64_t> flush_reasons;
+
+  // Templates.
+  uint64_t templates_registered = 0;
+  uint64_t template_hits = 0;
+  uint64_t template_misses = 0;
+
+  // Shape inference: where answers came from.
+  uint64_t shapes_cached = 0;
+  uint64_t shapes_own = 0;
+  uint64_t shapes_meta = 0;
+  uint64_t shapes_from_node = 0;
+
+  // Bytes.
+  uint64_t submissions = 0;
+  uint64_t message_bytes = 0;
+  uint64_t uploads = 0;
+  uint64_t upload_bytes = 0;           // written once into network-ready memory: the snapshot
+  uint64_t upload_copied_bytes = 0;    // copied by a CPU after the snapshot
+  uint64_t fetches = 0;
+  uint64_t fetch_bytes = 0;
+  uint64_t fetch_copied_bytes = 0;     // copied by a CPU between the storage and the tensor that .cpu() returns
+  uint64_t user_copied_bytes = 0;      // copied again into a tensor that the program brought
+
+  std::vector<std::string> last_failures;
+
+  std::string to_string() const;
+};
+
+}  // namespace genie

@@ -1,0 +1,186 @@
+#include <genie/genie.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+namespace {
+
+const torch::Device kRemote("remote_accelerator:0");
+
+class Basic : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() { session = new genie::Session(genie::Session::connect("embedded:")); }
+  static genie::Session* session;
+};
+genie::Session* Basic::session = nullptr;
+
+TEST_F(Basic, AddComesBack) {
+  const auto a = torch::randn({3, 4});
+  const auto b = torch::randn({3, 4});
+  const auto c = a.to(kRemote) + b.to(kRemote);
+  EXPECT_TRUE(genie::is_remote(c));
+  EXPECT_TRUE(torch::equal(c.cpu(), a + b));
+}
+
+TEST_F(Basic, NothingRunsBeforeAValueIsNeeded) {
+  const auto a = torch::randn({3, 4}, kRemote);
+  const auto before = session->stats();
+  const auto b = (a * 2).relu().sum();
+  EXPECT_EQ(session->stats().executed_ops, before.executed_ops);
+  EXPECT_EQ(session->stats().flushes, before.flushes);
+  (void)b.item<float>();
+  EXPECT_EQ(session->stats().flushes, before.flushes + 1);
+}
+
+TEST_F(Basic, DeadResultsNeverRun) {
+  const auto a = torch::ones({8}, kRemote);
+  (void)a.sum().item<float>();
+  const auto before = session->stats();
+  { const auto dead = a.exp().log().sin(); }
+  EXPECT_EQ((a + 1).sum().item<float>(), 16.0F);
+  const auto after = session->stats();
+  EXPECT_EQ(after.pruned_ops - before.pruned_ops, 3U);
+  EXPECT_EQ(after.executed_ops - before.executed_ops, 2U);
+}
+
+TEST_F(Basic, ViewsAndInPlaceAlias) {
+  const auto host = torch::arange(12, torch::kFloat).view({3, 4});
+  auto remote = host.to(kRemote);
+  auto local = host.clone();
+  remote.select(0, 1).add_(10);
+  local.select(0, 1).add_(10);
+  remote.t().narrow(0, 1, 2).mul_(3);
+  local.t().narrow(0, 1, 2).mul_(3);
+  remote.index_put_({torch::indexing::Slice(), 0}, 7);
+  local.index_put_({torch::indexing::Slice(), 0}, 7);
+  EXPECT_TRUE(torch::equal(remote.cpu(), local));
+  EXPECT_TRUE(torch::equal(remote.t().cpu(), local.t()));
+  EXPECT_TRUE(torch::equal(remote.slice(1, 0, 4, 2).cpu(), local.slice(1, 0, 4, 2)));
+}
+
+TEST_F(Basic, OutVariantsResize) {
+  const auto a = torch::randn({2, 3});
+  auto out = torch::empty({0}, kRemote);
+  const auto ra = a.to(kRemote);
+  torch::add_out(out, ra, ra);
+  EXPECT_EQ(out.sizes(), a.sizes());
+  EXPECT_TRUE(torch::equal(out.cpu(), a + a));
+}
+
+TEST_F(Basic, DataDependentShapesFlush) {
+  const auto host = torch::tensor({0.0F, 1.0F, 0.0F, 2.0F});
+  const auto remote = host.to(kRemote);
+  EXPECT_TRUE(torch::equal(remote.nonzero().cpu(), host.nonzero()));
+  EXPECT_TRUE(torch::equal(remote.masked_select(remote > 0).cpu(), host.masked_select(host > 0)));
+  EXPECT_TRUE(torch::equal(remote.index({remote > 0}).cpu(), host.index({host > 0})));
+}
+
+TEST_F(Basic, SnapshotsAreTakenAtCapture) {
+  auto source = torch::ones({1024, 1024});
+  const auto remote = source.to(kRemote);
+  source.fill_(5);
+  EXPECT_EQ(remote.mean().item<float>(), 1.0F);
+}
+
+TEST_F(Basic, FetchedTensorsArePrivate) {
+  auto remote = torch::ones({256, 256}, kRemote);
+  auto first = remote.cpu();
+  first.fill_(9);
+  EXPECT_EQ(remote.sum().item<float>(), 65536.0F);
+  remote.add_(1);
+  EXPECT_EQ(first.max().item<float>(), 9.0F);
+  EXPECT_EQ(remote.cpu().max().item<float>(), 2.0F);
+}
+
+TEST_F(Basic, BackwardEqualsEager) {
+  const auto host = torch::randn({4, 4});
+  auto run = [&](torch::Device device) {
+    auto x = host.to(device).detach().requires_grad_(true);
+    auto loss = (x.matmul(x).relu() * 0.5).sum();
+    loss.backward();
+    return std::make_pair(loss.item<float>(), x.grad().cpu());
+  };
+  const auto local = run(torch::kCPU);
+  const auto remote = run(kRemote);
+  EXPECT_EQ(local.first, remote.first);
+  EXPECT_TRUE(torch::equal(local.second, remote.second));
+}
+
+TEST_F(Basic, ManualSeedGivesTheSameNumbers) {
+  torch::manual_seed(11);
+  const auto local = torch::randn({5, 5});
+  torch::manual_seed(11);
+  const auto remote = torch::randn({5, 5}, kRemote);
+  EXPECT_TRUE(torch::equal(local, remote.cpu()));
+}
+
+TEST_F(Basic, PrintingWorks) {
+  std::ostringstream local;
+  std::ostringstream remote;
+  const auto t = torch::arange(6, torch::kFloat).view({2, 3});
+  local << t;
+  remote << t.to(kRemote);
+  EXPECT_NE(remote.str().find("0  1  2"), std::string::npos) << remote.str();
+}
+
+TEST_F(Basic, DataPointersAreRefused) {
+  const auto t = torch::ones({2}, kRemote);
+  EXPECT_THROW((void)t.data_ptr<float>(), c10::Error);
+}
+
+TEST_F(Basic, ErrorsSurfaceWhereTheValueIsUsed) {
+  const auto good = torch::ones({3}, kRemote) * 2;
+  const auto index = torch::tensor({7}).to(kRemote);
+  const auto table = torch::ones({3, 2}, kRemote);
+  const auto bad = torch::embedding(table, index);
+  const auto later = bad + 1;
+  try {
+    (void)later.cpu();
+    FAIL() << "an index out of range must be an error";
+  } catch (const genie::Error& error) {
+    EXPECT_NE(std::string(error.what()).find("aten::embedding"), std::string::npos) << error.what();
+  }
+  EXPECT_THROW((void)bad.cpu(), genie::Error);
+  EXPECT_THROW((void)(later * 2), genie::Error);
+  EXPECT_EQ(good.sum().item<float>(), 6.0F);
+  EXPECT_EQ((table + 1).sum().item<float>(), 12.0F);
+}
+
+TEST_F(Basic, DescribeNeverFlushes) {
+  const auto t = torch::ones({2, 3}, kRemote).exp();
+  const auto before = session->stats().flushes;
+  const auto told = genie::describe(t);
+  EXPECT_EQ(told.op, "aten::exp");
+  EXPECT_EQ(told.shape, "[2, 3]");
+  EXPECT_EQ(told.dtype, "Float");
+  EXPECT_EQ(told.device, "remote_accelerator:0");
+  EXPECT_FALSE(genie::is_materialized(t));
+  EXPECT_EQ(session->stats().flushes, before);
+  genie::materialize(t);
+  EXPECT_TRUE(genie::is_materialized(t));
+}
+
+TEST_F(Basic, GraphShowsMutationsAsEdges) {
+  session->synchronize();
+  auto t = torch::ones({2}, kRemote);
+  const auto read = t * 2;
+  t.add_(1);
+  const auto again = t * 3;
+  const auto graph = genie::graph();
+  ASSERT_GE(graph.nodes.size(), 4U);
+  const auto& add = graph.nodes[graph.nodes.size() - 2];
+  EXPECT_EQ(add.op, "aten::add_.Scalar");
+  EXPECT_EQ(add.depends_on.size(), 2U) << graph.to_string();  // after the write by ones() and after the read by mul
+}
+
+TEST_F(Basic, RepeatedStepsHitTheirTemplate) {
+  const auto weight = torch::randn({8, 8}).to(kRemote);
+  auto step = [&](int64_t rows) { return torch::relu(torch::randn({rows, 8}).to(kRemote).matmul(weight)).sum().item<float>(); };
+  step(2);
+  const auto before = session->stats();
+  for (int64_t rows = 3; rows < 10; ++rows) step(rows);
+  const auto after = session->stats();
+  EXPECT_EQ(after.templates_registered, before.templates_registered);
+  EXPECT_EQ(after.flushes - before.flushes, 7U);
+}
+
+}  // namespace
