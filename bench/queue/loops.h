@@ -17,7 +17,7 @@
 
 namespace genie::bench {
 
-// The smallest item and a descriptor that fills a cache line.
+// The smallest item, a descriptor that fills a cache line together with a turn, and one that fills it alone.
 template <size_t bytes>
 struct QueueItem {
   uint64_t value;

@@ -187,10 +187,14 @@ void measure_queue(Harness& harness, const std::string& name, const QueueLoops& 
 }
 
 template <size_t bytes>
-void run_bytes(Harness& harness) {
+void run_spsc(Harness& harness) {
   measure_queue<bytes>(harness, "queue.spsc",
                        queue_loops<false>("ours", [] { return std::make_unique<OurSpsc<bytes>>(); }),
                        spsc_peers<bytes>());
+}
+
+template <size_t bytes>
+void run_mpmc(Harness& harness) {
   measure_queue<bytes>(harness, "queue.mpmc",
                        queue_loops<true>("ours", [] { return std::make_unique<OurMpmc<bytes>>(); }),
                        mpmc_peers<bytes>());
@@ -207,8 +211,10 @@ void run_queue(Harness& harness) {
 #if !defined(GENIE_BENCH_MOODYCAMEL)
   harness.note("built without moodycamel's ConcurrentQueue beside ours");
 #endif
-  run_bytes<8>(harness);
-  run_bytes<64>(harness);
+  run_spsc<8>(harness);
+  run_spsc<64>(harness);
+  run_mpmc<8>(harness);
+  run_mpmc<56>(harness);
 }
 
 const Registration kQueue("queue", run_queue);

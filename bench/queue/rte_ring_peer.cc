@@ -53,6 +53,7 @@ QueueLoops rte_ring_loops(bool multi) {
   return queue_loops<false>("rte_ring SP/SC", [] { return std::make_unique<RteRing<bytes, false>>(); });
 }
 template QueueLoops rte_ring_loops<8>(bool multi);
+template QueueLoops rte_ring_loops<56>(bool multi);
 template QueueLoops rte_ring_loops<64>(bool multi);
 
 }  // namespace genie::bench

@@ -43,13 +43,13 @@ class MpmcQueue {
 
   // `capacity` is a power of two, at least 2: with one slot "written" and "free for the next round" would be one turn.
   explicit MpmcQueue(uint64_t capacity)
-      : slots_(static_cast<Slot*>(::operator new(capacity * sizeof(Slot), kSlotsAlignment))), capacity_(capacity) {
+      : slots_(static_cast<Slot*>(::operator new(capacity * sizeof(Slot), kArrayAlignment))), capacity_(capacity) {
     assert(std::has_single_bit(capacity) && capacity >= 2);
     for (uint64_t i = 0; i < capacity; ++i) new (slots_ + i) Slot{.turn{i}, .value{}};
   }
   ~MpmcQueue() {
     std::destroy_n(slots_, capacity_);
-    ::operator delete(slots_, kSlotsAlignment);
+    ::operator delete(slots_, kArrayAlignment);
   }
   MpmcQueue(const MpmcQueue&) = delete;
   MpmcQueue& operator=(const MpmcQueue&) = delete;
@@ -92,11 +92,14 @@ class MpmcQueue {
   }
 
  private:
-  struct Slot {
+  // A slot never straddles two cache lines that it could avoid; with T up to 56 bytes it is one line at most.
+  static constexpr size_t kSlotBytes = sizeof(uint64_t) + sizeof(T);
+  static constexpr size_t kSlotAlignment = std::min(std::bit_ceil(kSlotBytes), kCacheLine);
+  struct alignas(kSlotAlignment) Slot {
     typename Memory::template Atomic<uint64_t> turn;
     typename Memory::template Cell<T> value;
   };
-  static constexpr std::align_val_t kSlotsAlignment{kNoSharing};
+  static constexpr std::align_val_t kArrayAlignment{kNoSharing};
   enum Side : uint8_t { kPush, kPop };
 
   Slot& slot_of(uint64_t ticket) noexcept { return slots_[ticket & (capacity_ - 1)]; }

@@ -58,7 +58,8 @@ class alignas(kCacheLine) SpscProducer {
 
   // False when the ring is full.
   [[gnu::always_inline]] bool try_push(const T& item) noexcept {
-    if (tail_ - seen_head_ >= capacity_ && refresh_free() == 0) [[unlikely]] return false;
+    if (tail_ - seen_head_ >= capacity_ && refresh_free() == 0) [[unlikely]]
+      return false;
     Memory::write(slots_[tail_ & (capacity_ - 1)], item);
     commit(1);
     return true;
@@ -100,8 +101,7 @@ class alignas(kCacheLine) SpscProducer {
 
  private:
   size_t refresh_free() noexcept {
-    const uint64_t head =
-        control_->head.load(Memory::order(SpscSite::kProducerLoadsHead, std::memory_order_acquire));
+    const uint64_t head = control_->head.load(Memory::order(SpscSite::kProducerLoadsHead, std::memory_order_acquire));
     if (head - seen_head_ > tail_ - seen_head_) [[unlikely]] {
       corrupt_ = true;
     } else {
@@ -132,7 +132,8 @@ class alignas(kCacheLine) SpscConsumer {
 
   // False when the ring is empty.
   [[gnu::always_inline]] bool try_pop(T& item) noexcept {
-    if (head_ == seen_tail_ && refresh_ready() == 0) [[unlikely]] return false;
+    if (head_ == seen_tail_ && refresh_ready() == 0) [[unlikely]]
+      return false;
     item = Memory::read(slots_[head_ & (capacity_ - 1)]);
     release(1);
     return true;
@@ -174,8 +175,7 @@ class alignas(kCacheLine) SpscConsumer {
 
  private:
   size_t refresh_ready() noexcept {
-    const uint64_t tail =
-        control_->tail.load(Memory::order(SpscSite::kConsumerLoadsTail, std::memory_order_acquire));
+    const uint64_t tail = control_->tail.load(Memory::order(SpscSite::kConsumerLoadsTail, std::memory_order_acquire));
     // Both a tail behind what was seen and one too far ahead are a broken peer's.
     if (tail - head_ > capacity_ || tail - head_ < seen_tail_ - head_) [[unlikely]] {
       corrupt_ = true;
