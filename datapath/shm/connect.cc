@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 #include <utility>
 
 #include "datapath/base/log.h"
+#include "datapath/memory/pages.h"
 #include "datapath/shm/transport_impl.h"
 
 namespace genie::datapath {
@@ -24,6 +26,9 @@ namespace shm {
 
 namespace {
 
+// Of the process's limit, for sockets, files and libraries.
+constexpr rlim_t kReservedDescriptors = 256;
+
 uint64_t tag_of(EndpointId id) noexcept { return uint64_t{id.generation} << 32 | id.index; }
 
 }  // namespace
@@ -35,6 +40,13 @@ ShmTransport::ShmTransport(const ShmOptions& options)
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       wake_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       reserve_(::open("/dev/null", O_RDONLY | O_CLOEXEC)) {
+  rlimit descriptors{};
+  if (::getrlimit(RLIMIT_NOFILE, &descriptors) == 0) {
+    max_descriptors_ = descriptors.rlim_cur - std::min<rlim_t>(descriptors.rlim_cur / 2, kReservedDescriptors);
+  }
+  if (options_.max_bytes_in_total == 0) {
+    options_.max_bytes_in_total = static_cast<size_t>(::sysconf(_SC_PHYS_PAGES)) / 2 * page_bytes();
+  }
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.u64 = kWakeTag;
@@ -165,9 +177,9 @@ void ShmTransport::accept_all() {
       GENIE_LOG_ERROR("unix:{} turned a client away: too many open files; raise 'ulimit -n'", path_);
       continue;
     }
-    // A few more than the limit may say hello, so that they can be told why they are refused.
-    constexpr size_t kPolite = 64;
-    if (handshakes_ >= kPolite && handshakes_ + open_endpoints_ >= options_.max_endpoints + kPolite) continue;
+    // Also beyond max_endpoints clients may say hello, so that they can be told why they are refused.
+    constexpr size_t kMaxHandshakes = 256;
+    if (handshakes_ >= kMaxHandshakes) continue;
     Endpoint& endpoint = add_endpoint(ControlChannel(std::move(fd)), true);
     endpoint.handshake_deadline_ns = Deadline::after_ms(options_.control_timeout_ms).when_ns();
     earliest_handshake_ns_ = std::min(earliest_handshake_ns_, endpoint.handshake_deadline_ns);
@@ -226,6 +238,8 @@ void ShmTransport::end(Endpoint& endpoint, Errc cause, Errc flushed) {
     --handshakes_;
   } else {
     if (endpoint.listener_side) --open_endpoints_;
+    shared_regions_ -= endpoint.shared_regions;
+    shared_bytes_ -= endpoint.shared_bytes;
     const uint64_t now = now_ns();
     for (RingQueue<PendingOp>& queue : endpoint.pending) {
       while (!queue.empty()) {

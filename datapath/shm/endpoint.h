@@ -110,6 +110,7 @@ struct Endpoint {
 
   // Listening side.
   SlotTable<SharedRegion> shared;
+  size_t shared_regions = 0;  // with the requests that are being served
   size_t shared_bytes = 0;
   RingQueue<PendingAllocation> allocations;
 

@@ -1,7 +1,7 @@
 // Memory: regions that this side allocated, regions of the peer that are mapped here, and the keys between the two.
 #include <sys/random.h>
 
-#include <cstring>
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -29,14 +29,32 @@ bool same_nonce(const std::array<std::byte, 16>& a, const std::array<std::byte, 
 
 Status ShmTransport::check_quota(const Endpoint& endpoint, size_t size) const {
   if (size == 0) return Status(Errc::kInvalidArgument, "a shared region of 0 bytes");
-  const size_t regions = endpoint.shared.size() + endpoint.allocations.size();
-  if (regions >= options_.max_regions_per_endpoint) {
+  const size_t of_others = shared_regions_ - endpoint.shared_regions;
+  const size_t share = (max_descriptors_ - std::min(of_others, max_descriptors_)) / 2;
+  if (endpoint.shared_regions >= std::min(options_.max_regions_per_endpoint, share)) {
     return Status(Errc::kQuotaExceeded, "too many shared regions on one connection");
   }
   if (size > options_.max_bytes_per_endpoint - endpoint.shared_bytes) {
     return Status(Errc::kQuotaExceeded, "too many bytes of shared regions on one connection");
   }
+  if (size > options_.max_bytes_in_total - std::min(shared_bytes_, options_.max_bytes_in_total)) {
+    return Status(Errc::kQuotaExceeded, "too many bytes of shared regions on this node");
+  }
   return {};
+}
+
+void ShmTransport::charge(Endpoint& endpoint, size_t size) {
+  ++endpoint.shared_regions;
+  ++shared_regions_;
+  endpoint.shared_bytes += size;
+  shared_bytes_ += size;
+}
+
+void ShmTransport::refund(Endpoint& endpoint, size_t size) {
+  --endpoint.shared_regions;
+  --shared_regions_;
+  endpoint.shared_bytes -= size;
+  shared_bytes_ -= size;
 }
 
 Result<SharedRegion*> ShmTransport::resolve(Endpoint& endpoint, const RemoteKey& key) {
@@ -50,7 +68,7 @@ Result<SharedRegion*> ShmTransport::resolve(Endpoint& endpoint, const RemoteKey&
   return region;
 }
 
-// The caller has counted the bytes already.
+// The caller has charged the endpoint for it already.
 RemoteKey ShmTransport::add_shared(Endpoint& endpoint, SharedRegion region) {
   fill_random(region.nonce);
   KeyFields fields;
@@ -63,7 +81,7 @@ RemoteKey ShmTransport::add_shared(Endpoint& endpoint, SharedRegion region) {
 }
 
 void ShmTransport::drop_shared(Endpoint& endpoint, const KeyFields& key) {
-  if (endpoint.shared.erase(key.index, key.generation)) endpoint.shared_bytes -= key.size;
+  if (endpoint.shared.erase(key.index, key.generation)) refund(endpoint, key.size);
 }
 
 void ShmTransport::revoke_imports(EndpointId endpoint, const KeyFields& key) {
@@ -118,7 +136,7 @@ Result<Region> ShmTransport::allocate_here(Endpoint& endpoint, size_t size) {
   SharedRegion shared;
   shared.size = size;
   const RemoteKey key = add_shared(endpoint, std::move(shared));
-  endpoint.shared_bytes += size;
+  charge(endpoint, size);
   Result<Region> region = add_region(endpoint.id, std::move(*fd), key, size);
   const KeyFields fields = unpack_key(key);
   if (!region.ok()) {

@@ -116,7 +116,7 @@ void ShmTransport::begin_allocation(Endpoint& endpoint, const ControlMessage& me
   if (!quota.ok()) return refuse(quota.code());
   Result<FileDescriptor> fd = make_sealed_memory(message.size);
   if (!fd.ok()) return refuse(fd.code());
-  endpoint.shared_bytes += message.size;
+  charge(endpoint, message.size);
   endpoint.allocations.push(PendingAllocation{message.request, message.size, 0, std::move(*fd)});
   start_scanning(endpoint);
 }
@@ -134,7 +134,7 @@ bool ShmTransport::advance_allocations(Endpoint& endpoint) {
   if (present.ok()) {
     finish_allocation(endpoint, std::move(done));
   } else {
-    endpoint.shared_bytes -= done.size;
+    refund(endpoint, done.size);
     reply(endpoint, ControlType::kAllocateReply, done.request, present.code());
   }
   return find(id) != nullptr;

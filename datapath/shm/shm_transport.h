@@ -18,10 +18,12 @@
 namespace genie::datapath {
 
 struct ShmOptions {
-  // Limits of the listening side; beyond them a client gets kQuotaExceeded.
+  // Limits of the listening side; beyond them a client gets kQuotaExceeded. A region costs a file descriptor, so no
+  // endpoint gets more regions than half of the descriptors that the others left either.
   size_t max_endpoints = 4096;
   size_t max_regions_per_endpoint = 65536;
   size_t max_bytes_per_endpoint = size_t{64} << 30;
+  size_t max_bytes_in_total = 0;  // 0: half of the machine's memory
   // By default only processes of the same user, or root, may connect.
   bool allow_other_users = false;
   // Bytes of one transfer that are copied before other work gets its turn.

@@ -83,6 +83,8 @@ class ShmTransport final : public Transport {
 
   // -- regions.cc
   Status check_quota(const Endpoint& endpoint, size_t size) const;
+  void charge(Endpoint& endpoint, size_t size);
+  void refund(Endpoint& endpoint, size_t size);
   Result<SharedRegion*> resolve(Endpoint& endpoint, const RemoteKey& key);
   RemoteKey add_shared(Endpoint& endpoint, SharedRegion region);
   void drop_shared(Endpoint& endpoint, const KeyFields& key);
@@ -134,7 +136,11 @@ class ShmTransport final : public Transport {
   SlotTable<Import> imports_;
   std::vector<EndpointId> scanned_;
   size_t cursor_ = 0;
-  size_t open_endpoints_ = 0;  // of the listening side, past their handshake
+  // Of the listening side.
+  size_t open_endpoints_ = 0;  // past their handshake
+  size_t shared_regions_ = 0;
+  size_t shared_bytes_ = 0;
+  size_t max_descriptors_ = 0;
 
   RingQueue<Completion> completions_;
   ReceivePool pool_;
