@@ -35,6 +35,7 @@ struct OpenOrder {
   uint32_t operator_count = 0;
   std::string transport = "auto";
   std::string client_name;
+  uint64_t progress_timeout_ms = 30'000;
 };
 
 struct OpenAnswer {

@@ -34,6 +34,7 @@ class GrpcControlClient final : public ControlClient {
     request.set_operator_count(order.operator_count);
     request.set_transport(order.transport);
     request.set_client_name(order.client_name);
+    request.set_progress_timeout_ms(order.progress_timeout_ms);
     v1::OpenReply reply;
     GENIE_TRY(call(deadline, "opening a session", [&](grpc::ClientContext& context) {
       return stub_->Open(&context, request, &reply);

@@ -51,6 +51,7 @@ class Service final : public v1::Control::Service {
       order.operator_count = request->operator_count();
       order.transport = request->transport();
       order.client_name = request->client_name();
+      order.progress_timeout_ms = request->progress_timeout_ms();
       Result<OpenAnswer> answer = handler_.open(order);
       GENIE_TRY(answer.status());
       reply->set_session_id(answer->session_id);

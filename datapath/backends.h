@@ -1,0 +1,30 @@
+// Which transports this build has.
+//
+// Purpose: the one place where a transport is chosen by name; everybody else knows only the interface.
+// Thread-safety: any thread. Ownership: the caller owns the transport.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "datapath/transport.h"
+#include "genie/status.h"
+
+namespace genie::datapath {
+
+struct BackendOptions {
+  uint64_t control_timeout_ms = 10'000;
+  size_t max_bytes_per_endpoint = SIZE_MAX;  // shared with one peer
+};
+
+// The transport that `name` means: itself, or for "auto" the best one that is compiled in. kConfig, with the names that
+// there are, for one that is unknown or not compiled in.
+Result<std::string> choose_backend(std::string_view name);
+
+// `name` as choose_backend() answered.
+Result<std::unique_ptr<Transport>> make_backend(std::string_view name, const BackendOptions& options);
+
+}  // namespace genie::datapath

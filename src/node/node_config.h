@@ -1,0 +1,41 @@
+// A node's configuration: from a YAML file, from flags, or both (flags win).
+//
+// Purpose: every wrong line gives file:line, the key and what is allowed (kConfig).
+// Thread-safety: any thread. Ownership: values.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "genie/status.h"
+#include "src/node/server.h"
+
+namespace genie::node {
+
+struct NodeConfig {
+  std::string name;                 // empty: the host's
+  std::vector<std::string> listen;
+  std::string transport = "auto";
+  std::string device = "cpu";
+  int threads = 0;                  // 0: the device's default
+  uint64_t memory_quota_bytes = UINT64_MAX;  // of one session
+  uint64_t max_sessions = 256;
+  std::string polling = "adaptive";
+  std::string token_file;
+  uint64_t drain_timeout_s = 30;
+};
+
+// Overwrites in `config` what the file sets.
+Status read_config_file(const std::string& path, NodeConfig& config);
+// The same for one key, as the flags give it; `where` begins the error's text.
+Status set_config(std::string_view key, const std::string& value, const std::string& where, NodeConfig& config);
+
+// "512MiB", "8GiB", "1000000", "unlimited".
+Result<uint64_t> parse_bytes(std::string_view text);
+
+// Reads the token file and fills in defaults.
+Result<ServerOptions> server_options(const NodeConfig& config);
+
+}  // namespace genie::node

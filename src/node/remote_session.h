@@ -1,0 +1,128 @@
+// RemoteSession: what a node knows about a session whose client is another process.
+//
+// Purpose: turns verified messages into Requests and Responses into messages; owns the memory that is shared with the
+//   client until it becomes a storage or is given back.
+// Thread-safety: everything belongs to the server's poller thread, except what says otherwise.
+// Ownership: shared by the server's table, the poller and the work in flight. Memory that a worker may still touch is
+//   given back only when the worker has let go of it (use counts of the shared pointers).
+// Trust: every field of a message may be hostile. A violation ends the session, nothing else.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "datapath/transport.h"
+#include "src/node/node.h"
+#include "src/protocol/fragments.h"
+#include "src/protocol/session_messages.h"
+
+namespace genie::node {
+
+// Memory shared with clients; for status.
+struct SharedMemoryCounters {
+  std::atomic<uint64_t> regions{0};
+  std::atomic<uint64_t> bytes{0};
+};
+
+struct RemoteSessionOptions {
+  std::string id;      // secret, names the session on the control plane
+  std::string token;   // presented by the data connection
+  uint64_t progress_interval_ms = 5'000;
+  uint64_t attach_deadline_ns = 0;
+};
+
+class RemoteSession {
+ public:
+  RemoteSession(RemoteSessionOptions options, std::shared_ptr<SessionState> state, Device& device,
+                SharedMemoryCounters& counters)
+      : options_(std::move(options)), state_(std::move(state)), device_(device), counters_(counters) {}
+  RemoteSession(const RemoteSession&) = delete;
+  RemoteSession& operator=(const RemoteSession&) = delete;
+
+  // Any thread.
+  const RemoteSessionOptions& options() const noexcept { return options_; }
+  const std::shared_ptr<SessionState>& state() const noexcept { return state_; }
+
+  void attach(datapath::EndpointId endpoint) noexcept { endpoint_ = endpoint; }
+  void detach() noexcept { endpoint_ = {}; }
+  datapath::EndpointId endpoint() const noexcept { return endpoint_; }
+
+  // One piece of a message. An error is a violation: the caller ends the session.
+  Status handle(datapath::Transport& transport, uint32_t tag, std::span<const std::byte> piece,
+                const std::shared_ptr<ResponseSink>& sink);
+  void respond(Response response);
+  void say_farewell(const Status& why);
+  // A sign of life when work is in flight, the device moved on and the client may start to wonder.
+  void tick(uint64_t now_ns);
+
+  // Sends, posts and gives back what it can without blocking. True when it moved something.
+  bool pump(datapath::Transport& transport);
+  // Something is left for pump().
+  bool wants_pump() const noexcept { return !outbox_.empty() || !backlog_.empty() || !retired_.empty(); }
+  bool flushed() const noexcept { return outbox_.empty() && backlog_.empty() && state_->in_flight() == 0; }
+
+  // Nothing more is accepted or sent; pump() goes on giving memory back.
+  void begin_end();
+  bool ending() const noexcept { return ending_; }
+  // The worker is done with it and all memory is given back.
+  bool gone() const noexcept;
+
+ private:
+  // Memory shared with the client: made here for its uploads, or made there for its results.
+  struct Shared {
+    datapath::MemoryKey key;         // made here
+    datapath::RemoteRegion import;   // made there
+    std::byte* data = nullptr;
+    uint64_t size = 0;
+    bool ours = false;
+    bool window = false;
+  };
+
+  Status on_submission(datapath::Transport& transport, const wire::SubmissionMessage& message,
+                       const std::shared_ptr<ResponseSink>& sink);
+  void on_region_request(datapath::Transport& transport, const wire::RegionRequest& request);
+  Status make_region(datapath::Transport& transport, const wire::RegionRequest& request, wire::RegionAnswer& answer);
+  Status accept_windows(datapath::Transport& transport, const wire::SubmissionMessage& message);
+  Status accept_releases(const wire::SubmissionMessage& message);
+  Status order_upload(datapath::Transport& transport, const wire::UploadEntry& entry, Request& request);
+  Status order_fetch(const wire::FetchEntry& entry, Request& request) const;
+  void post(std::unique_ptr<Work> work);
+  bool post_backlog();
+  bool send_outbox(datapath::Transport& transport);
+  bool give_back(datapath::Transport& transport);
+  void retire(std::shared_ptr<Shared> memory) { retired_.push_back(std::move(memory)); }
+  void forget(const Shared& memory) noexcept;
+  void send(const wire::NodeMessage& message);
+
+  const RemoteSessionOptions options_;
+  const std::shared_ptr<SessionState> state_;
+  Device& device_;
+  SharedMemoryCounters& counters_;
+
+  datapath::EndpointId endpoint_;
+  wire::Reassembler incoming_;
+  wire::Encoder encoder_;
+  struct Outgoing {
+    std::vector<std::byte> bytes;
+    size_t sent = 0;
+  };
+  std::deque<Outgoing> outbox_;
+  std::deque<std::unique_ptr<Work>> backlog_;
+
+  std::unordered_map<uint64_t, std::shared_ptr<Shared>> regions_;
+  std::unordered_map<uint32_t, std::shared_ptr<Shared>> windows_;
+  std::vector<std::shared_ptr<Shared>> retired_;
+  uint64_t next_region_ = 1;
+  uint64_t region_bytes_ = 0;
+
+  uint64_t next_tick_ns_ = 0;
+  uint64_t told_progress_ = 0;
+  bool ending_ = false;
+};
+
+}  // namespace genie::node

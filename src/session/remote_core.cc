@@ -1,0 +1,404 @@
+// Submissions, completions and waiting of a RemoteCore.
+#include "src/session/remote_core.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <thread>
+#include <utility>
+
+#include "datapath/base/log.h"
+#include "datapath/base/pause.h"
+
+namespace genie::session {
+namespace {
+
+constexpr uint64_t kSpinNs = 50'000;             // how long a waiting thread spins before it sleeps
+constexpr uint64_t kSliceNs = 100'000'000;       // how often a sleeping one looks at the clock
+constexpr size_t kCompletionsPerPoll = 32;
+
+// At least as much as its message takes.
+size_t message_bytes_bound(const Submission& submission) noexcept {
+  constexpr size_t kFixed = 4096;
+  constexpr size_t kEntry = 64;
+  return kFixed + 8 * submission.frees.size() + kEntry * submission.uploads.size() + 32 * submission.slots.size() +
+         16 * submission.param_index.size() + 2 * kEntry * submission.fetches.size();
+}
+
+}  // namespace
+
+RemoteCore::RemoteCore(Setup setup)
+    : place_("node '" + setup.node_name + "' at " + setup.uri),
+      options_(setup.options),
+      in_flight_max_(std::max<uint32_t>(setup.in_flight_max, 1)),
+      timeout_ns_(setup.options.progress_timeout_ms * 1'000'000),
+      transport_(std::move(setup.transport)),
+      endpoint_(setup.endpoint),
+      completions_(kCompletionsPerPoll) {}
+
+RemoteCore::~RemoteCore() { end(Errc::kCancelled); }
+
+Status RemoteCore::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+Status RemoteCore::timed_out() const {
+  return {Errc::kTimedOut, place_ + " made no progress for " + std::to_string(options_.progress_timeout_ms) +
+                               " ms: it is stopped, or one operation takes longer; raise progress_timeout_ms for the latter"};
+}
+
+// -- Submissions -------------------------------------------------------------------------------------------------------------
+
+Result<std::shared_ptr<Ticket>> RemoteCore::submit(Submission submission) {
+  if (const size_t bytes = message_bytes_bound(submission); bytes > wire::kMaxMessageBytes) {
+    return Status(Errc::kOutOfRange, "a submission of about " + std::to_string(bytes) + " bytes; the limit is " +
+                                         std::to_string(wire::kMaxMessageBytes) + ": flush more often");
+  }
+  if (submission.fetches.size() > wire::kMaxFetches) {
+    return Status(Errc::kOutOfRange, "more than " + std::to_string(wire::kMaxFetches) + " fetches in one submission");
+  }
+  GENIE_TRY(wait_for([this] {
+    return in_flight_.load(std::memory_order_acquire) < in_flight_max_ || ended_.load(std::memory_order_acquire);
+  }));
+  auto ticket = std::make_shared<RemoteTicket>();
+  wire::SubmissionMessage message;
+  const Guard guard(*this);
+  if (!failure_.ok()) return failure_;
+  const auto give_back = [&] {
+    for (const DownloadPlace& place : ticket->fetches_) release_result(place);
+    for (const UploadPlace& place : ticket->uploads_) release_upload(place);
+  };
+  for (const FetchRequest& fetch : submission.fetches) {
+    const Result<DownloadPlace> place = place_result_locked(fetch.size);
+    if (!place) {
+      give_back();
+      return place.status();
+    }
+    ticket->fetches_.push_back(*place);
+    message.fetches.push_back({.storage = fetch.storage,
+                               .offset = fetch.offset,
+                               .size = fetch.size,
+                               .window = place->window == nullptr ? wire::kInlineWindow : place->window->number,
+                               .window_offset = place->offset});
+  }
+  if (Status taken = take_uploads_locked(submission, *ticket, message); !taken.ok()) {
+    give_back();
+    return taken;
+  }
+  drop_idle_windows_locked(message);
+  message.ticket = next_ticket_++;
+  message.stream = submission.stream;
+  message.epoch = submission.epoch;
+  message.frees = std::move(submission.frees);
+  message.template_id = submission.template_id;
+  message.slots = std::move(submission.slots);
+  message.param_index = std::move(submission.param_index);
+  message.param_value = std::move(submission.param_value);
+  message.region_releases = std::exchange(region_releases_, {});
+  message.window_offers = std::exchange(window_offers_, {});
+  tickets_.emplace(message.ticket, ticket);
+  in_flight_.fetch_add(1, std::memory_order_acq_rel);
+  if (Status sent = send_locked(wire::ClientMessage(std::move(message)), true); !sent.ok()) {
+    // Parts of it may be on their way: the two sides no longer agree, so the session is over.
+    end_locked(sent);
+    return sent;
+  }
+  add(submissions_, 1);
+  return std::shared_ptr<Ticket>(std::move(ticket));
+}
+
+Status RemoteCore::send_locked(const wire::ClientMessage& message, bool submission) {
+  const Result<std::span<const std::byte>> encoded = encoder_.encode(message);
+  GENIE_TRY(encoded.status());
+  if (submission) add(message_bytes_, encoded->size());
+  const size_t piece_bytes = transport_->capabilities().max_send_bytes;
+  const Deadline deadline = Deadline::after_ms(options_.progress_timeout_ms);
+  size_t sent_bytes = 0;
+  while (sent_bytes < encoded->size()) {
+    const size_t rest = encoded->size() - sent_bytes;
+    const std::span<const std::byte> bytes = encoded->subspan(sent_bytes, std::min(rest, piece_bytes));
+    const wire::FragmentTag tag = wire::tag_of(rest, piece_bytes, sent_bytes == 0);
+    auto* const copy = new std::vector<std::byte>(bytes.begin(), bytes.end());
+    datapath::Buffer piece(
+        copy->data(), copy->size(), {},
+        [](void* context, std::byte*, size_t) noexcept { delete static_cast<std::vector<std::byte>*>(context); }, copy);
+    Status sent = Errc::kAgain;
+    while ((sent = transport_->send(endpoint_, piece, static_cast<uint32_t>(tag), {.deadline = deadline})).code() ==
+           Errc::kAgain) {
+      if (deadline.expired()) return timed_out();
+      (void)poll_locked();
+      if (!failure_.ok()) return failure_;
+    }
+    if (!sent.ok()) {
+      return {Errc::kDisconnected, place_ + ": the connection was lost (" + sent.to_string() + "): connect again"};
+    }
+    sent_bytes += bytes.size();
+  }
+  return {};
+}
+
+Result<RemoteCore::OwnRegion> RemoteCore::request_region(size_t size, bool window) {
+  auto call = std::make_shared<RegionCall>();
+  uint64_t number = 0;
+  {
+    const Guard guard(*this);
+    if (!failure_.ok()) return failure_;
+    number = next_call_++;
+    calls_.emplace(number, call);
+    if (Status sent = send_locked(wire::RegionRequest{number, size, window}, false); !sent.ok()) {
+      calls_.erase(number);
+      end_locked(sent);
+      return sent;
+    }
+  }
+  const Status waited = wait_for([&] { return call->done.load(std::memory_order_acquire); });
+  const Guard guard(*this);
+  calls_.erase(number);
+  if (!waited.ok()) {
+    // An answer that comes after all finds nobody; the region stays with the node until the session ends.
+    return waited;
+  }
+  GENIE_TRY(call->answer.status);
+  if (!failure_.ok()) return failure_;
+  datapath::RemoteKey key;
+  key.bytes = call->answer.key;
+  const Result<datapath::RemoteRegion> imported = transport_->import_region(endpoint_, key);
+  if (!imported) {
+    region_releases_.push_back(call->answer.region);
+    return Status(imported.code(), place_ + ": memory for an upload cannot be mapped: " + imported.status().to_string());
+  }
+  if (imported->mapped == nullptr || imported->size < size) {
+    return Status(Errc::kProtocol, place_ + " answered a request for memory with less than was asked for");
+  }
+  return OwnRegion{.region = call->answer.region, .import = *imported};
+}
+
+// -- What the node says ------------------------------------------------------------------------------------------------------
+
+bool RemoteCore::poll_locked() {
+  if (!failure_.ok()) return false;
+  const size_t count = transport_->poll(completions_);
+  for (size_t i = 0; i < count; ++i) {
+    datapath::Completion completion = std::move(completions_[i]);
+    if (!failure_.ok()) continue;
+    if (completion.opcode == datapath::Opcode::kReceive) {
+      on_message_locked(completion);
+    } else if (completion.opcode == datapath::Opcode::kDisconnected) {
+      end_locked(Status(Errc::kDisconnected, place_ + " has gone (" + errc_name(completion.result) +
+                                                 "): what it held is lost; start it again and connect again"));
+    }
+  }
+  return count != 0;
+}
+
+void RemoteCore::on_message_locked(datapath::Completion& completion) {
+  last_sign_ns_.store(now_ns(), std::memory_order_relaxed);
+  const auto refuse = [&](const Status& why) {
+    end_locked(Status(Errc::kProtocol, place_ + " sent nonsense (" + why.to_string() + "): the session is over"));
+  };
+  const Result<std::span<const std::byte>> whole = incoming_.feed(completion.immediate, completion.buffer.bytes());
+  if (!whole) return refuse(whole.status());
+  if (whole->empty()) return;
+  Result<wire::NodeMessage> message = wire::decode_node_message(*whole);
+  if (!message) return refuse(message.status());
+  if (auto* done = std::get_if<wire::CompletionMessage>(&*message)) return on_completion_locked(std::move(*done));
+  if (auto* answer = std::get_if<wire::RegionAnswer>(&*message)) {
+    const auto call = calls_.find(answer->request);
+    if (call == calls_.end()) return;
+    call->second->answer = std::move(*answer);
+    call->second->done.store(true, std::memory_order_release);
+    return notify_waiters();
+  }
+  if (const auto* farewell = std::get_if<wire::Farewell>(&*message)) {
+    end_locked(farewell->status.ok() ? Status(Errc::kDisconnected, place_ + " ended the session") : farewell->status);
+  }
+}
+
+void RemoteCore::on_completion_locked(wire::CompletionMessage message) {
+  const auto found = tickets_.find(message.ticket);
+  if (found == tickets_.end()) {
+    return end_locked(Status(Errc::kProtocol, place_ + " answered a submission that was never made: the session is over"));
+  }
+  const std::shared_ptr<RemoteTicket> ticket = std::move(found->second);
+  tickets_.erase(found);
+  in_flight_.fetch_sub(1, std::memory_order_acq_rel);
+  if (Status bad = fill_outcome(*ticket, message); !bad.ok()) {
+    ticket->outcome_ = {};
+    ticket->outcome_.status = bad;
+    ticket->outcome_.fetched.resize(ticket->fetches_.size());
+    ticket->outcome_.fetch_status.assign(ticket->fetches_.size(), bad);
+    finish_locked(*ticket);
+    if (bad.code() == Errc::kProtocol) end_locked(bad);
+    return;
+  }
+  finish_locked(*ticket);
+}
+
+Status RemoteCore::fill_outcome(RemoteTicket& ticket, wire::CompletionMessage& message) {
+  Outcome& outcome = ticket.outcome_;
+  outcome.status = std::move(message.status);
+  outcome.failed_record = message.failed_record;
+  outcome.executed_records = message.executed_records;
+  outcome.reported = std::move(message.reported);
+  add(upload_copied_bytes_, message.upload_copied_bytes);
+  // An inline result counts as one pass: the other steps are the message's, not the data's.
+  add(fetch_copied_bytes_, message.fetch_copied_bytes);
+  const bool all_fine = message.fetched.empty();
+  if (!all_fine && message.fetched.size() != ticket.fetches_.size()) {
+    return {Errc::kProtocol, place_ + " answered another number of fetches than were asked for"};
+  }
+  for (size_t i = 0; i < ticket.fetches_.size(); ++i) {
+    const DownloadPlace& place = ticket.fetches_[i];
+    Status status = all_fine ? Status() : message.fetched[i].status;
+    std::unique_ptr<Fetched> fetched;
+    if (!status.ok()) {
+      release_result(place);
+    } else {
+      const size_t inline_size = all_fine ? 0 : message.fetched[i].bytes.size();
+      if (inline_size != (place.window == nullptr ? place.size : 0)) {
+        return {Errc::kProtocol, place_ + " answered a fetch with another number of bytes than were asked for"};
+      }
+      Result<std::unique_ptr<Fetched>> made =
+          make_fetched(place, all_fine ? std::span<const std::byte>() : message.fetched[i].bytes);
+      if (made) {
+        fetched = std::move(*made);
+        add(fetches_, 1);
+        add(fetch_bytes_, place.size);
+      } else {
+        status = made.status();
+        if (outcome.status.ok()) outcome.status = status;
+      }
+    }
+    outcome.fetched.push_back(std::move(fetched));
+    outcome.fetch_status.push_back(std::move(status));
+  }
+  return {};
+}
+
+void RemoteCore::finish_locked(RemoteTicket& ticket) {
+  for (const UploadPlace& place : ticket.uploads_) release_upload(place);
+  ticket.uploads_.clear();
+  ticket.done_.store(true, std::memory_order_release);
+  notify_waiters();
+}
+
+void RemoteCore::end(const Status& why) {
+  const Guard guard(*this);
+  end_locked(why);
+}
+
+void RemoteCore::end_locked(const Status& why) {
+  if (!failure_.ok()) return;
+  failure_ = why;
+  ended_.store(true, std::memory_order_release);
+  // Mappings stay: results live in them until they and this object go.
+  (void)transport_->close(endpoint_);
+  for (auto& [number, ticket] : tickets_) {
+    ticket->outcome_.status = why;
+    ticket->outcome_.fetched.resize(ticket->fetches_.size());
+    ticket->outcome_.fetch_status.assign(ticket->fetches_.size(), why);
+    finish_locked(*ticket);
+  }
+  tickets_.clear();
+  in_flight_.store(0, std::memory_order_release);
+  for (auto& [number, call] : calls_) {
+    call->answer.status = why;
+    call->done.store(true, std::memory_order_release);
+  }
+  calls_.clear();
+  notify_waiters();
+}
+
+// -- Waiting -----------------------------------------------------------------------------------------------------------------
+
+void RemoteCore::notify_waiters() noexcept {
+  // A waiter counts itself, then looks; what it waits for was stored before. See EmbeddedLink's Wakeup.
+  if (waiters_.fetch_add(0, std::memory_order_acq_rel) == 0) return;
+  { const std::lock_guard lock(turn_mutex_); }
+  turn_signal_.notify_all();
+}
+
+Status RemoteCore::wait(const RemoteTicket& ticket) {
+  return wait_for([&ticket] { return ticket.done(); });
+}
+
+template <typename Predicate>
+Status RemoteCore::wait_for(const Predicate& reached) {
+  if (reached()) return {};
+  const uint64_t began_ns = now_ns();
+  while (!reached()) {
+    const uint64_t limit_ns = std::max(began_ns, last_sign_ns_.load(std::memory_order_relaxed)) + timeout_ns_;
+    const uint64_t now = now_ns();
+    if (now >= limit_ns) return timed_out();
+    const uint64_t until_ns = std::min(limit_ns, now + kSliceNs);
+    {
+      std::unique_lock lock(turn_mutex_);
+      if (polling_) {
+        waiters_.fetch_add(1, std::memory_order_acq_rel);
+        turn_signal_.wait_for(lock, std::chrono::nanoseconds(until_ns - now), [&] { return reached() || !polling_; });
+        waiters_.fetch_sub(1, std::memory_order_relaxed);
+        continue;
+      }
+      polling_ = true;
+    }
+    poll_until(reached, until_ns);
+    {
+      const std::lock_guard lock(turn_mutex_);
+      polling_ = false;
+    }
+    turn_signal_.notify_all();
+  }
+  return {};
+}
+
+// The caller has the turn. Returns when `reached`, when the time is over, or when the session has ended.
+template <typename Predicate>
+void RemoteCore::poll_until(const Predicate& reached, uint64_t until_ns) {
+  const Guard guard(*this);
+  uint64_t idle_since = now_ns();
+  while (!reached() && failure_.ok()) {
+    const bool moved = poll_locked();
+    if (reached()) return;
+    const uint64_t now = now_ns();
+    if (now >= until_ns) return;
+    if (moved) idle_since = now;
+    if (contenders_.load(std::memory_order_seq_cst) != 0) {
+      // Submitting goes first.
+      mutex_.unlock();
+      while (contenders_.load(std::memory_order_seq_cst) != 0 && now_ns() < until_ns) std::this_thread::yield();
+      mutex_.lock();
+      continue;
+    }
+    if (options_.busy_polling || now - idle_since < kSpinNs) {
+      cpu_pause();
+      continue;
+    }
+    sleeping_.store(true, std::memory_order_seq_cst);
+    if (contenders_.load(std::memory_order_seq_cst) == 0) transport_->wait(until_ns - now);
+    sleeping_.store(false, std::memory_order_seq_cst);
+  }
+}
+
+void RemoteCore::poll() {
+  if (contenders_.load(std::memory_order_relaxed) != 0 || !mutex_.try_lock()) return;  // somebody else is at it
+  (void)poll_locked();
+  mutex_.unlock();
+}
+
+LinkCounters RemoteCore::counters() const {
+  const auto value = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+  LinkCounters out;
+  out.templates_registered = value(templates_registered_);
+  out.submissions = value(submissions_);
+  out.message_bytes = value(message_bytes_);
+  out.uploads = value(uploads_);
+  out.upload_bytes = value(upload_bytes_);
+  out.upload_copied_bytes = value(upload_copied_bytes_);
+  out.fetches = value(fetches_);
+  out.fetch_bytes = value(fetch_bytes_);
+  out.fetch_copied_bytes = value(fetch_copied_bytes_);
+  return out;
+}
+
+}  // namespace genie::session

@@ -1,0 +1,246 @@
+// RemoteCore: the client side of a session with another process: its endpoint, its shared memory, its tickets.
+//
+// Purpose: what a RemoteLink, its uploads, its tickets and its results share. It lives as long as the last of them, so
+//   that results stay readable after the link and the node are gone.
+// Thread-safety: public functions may be called from any thread. One mutex guards the transport and the tickets, a second
+//   one, taken last, the places in windows: results are dropped by any thread at any time.
+// Waiting: of several waiting threads one polls, and sleeps in the transport with the transport's mutex held; the others
+//   sleep on a condition variable. Whoever needs the transport meanwhile wakes the poller, which steps aside.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "datapath/transport.h"
+#include "src/protocol/fragments.h"
+#include "src/protocol/session_messages.h"
+#include "src/session/link.h"
+#include "src/session/span_allocator.h"
+
+namespace genie::session {
+
+inline constexpr size_t kOwnRegionBytes = size_t{256} << 10;  // uploads from here on get a region of their own
+
+// A window of memory in the node's reach.
+struct UploadWindow {
+  uint64_t region = 0;
+  datapath::RemoteRegion import;
+  SpanAllocator places;
+};
+
+struct DownloadWindow {
+  uint32_t number = 0;
+  datapath::Region region;
+  SpanAllocator places;
+  bool overflow = false;      // for one result, which is then copied out
+  uint64_t empty_since_ns = 0;
+};
+
+// Where one upload or result lies.
+struct UploadPlace {
+  UploadWindow* window = nullptr;
+  size_t offset = 0;
+  size_t size = 0;
+};
+struct DownloadPlace {
+  DownloadWindow* window = nullptr;  // null: inline
+  size_t offset = 0;
+  size_t size = 0;
+};
+
+class RemoteTicket final : public Ticket {
+ public:
+  bool done() const noexcept override { return done_.load(std::memory_order_acquire); }
+  Outcome& outcome() override { return outcome_; }
+
+ private:
+  friend class RemoteCore;
+  Outcome outcome_;
+  std::vector<UploadPlace> uploads_;
+  std::vector<DownloadPlace> fetches_;
+  std::atomic<bool> done_{false};
+};
+
+class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
+ public:
+  struct Setup {
+    std::string node_name;
+    std::string uri;
+    LinkOptions options;
+    uint32_t in_flight_max = 1;
+    std::unique_ptr<datapath::Transport> transport;
+    datapath::EndpointId endpoint;
+  };
+  explicit RemoteCore(Setup setup);
+  ~RemoteCore();
+  RemoteCore(const RemoteCore&) = delete;
+  RemoteCore& operator=(const RemoteCore&) = delete;
+
+  Result<std::unique_ptr<Upload>> begin_upload(size_t size);
+  Result<std::shared_ptr<Ticket>> submit(Submission submission);
+  Status wait(const RemoteTicket& ticket);
+  void poll();
+  // Ends every pending ticket with `why` and hangs up. The first reason stays.
+  void end(const Status& why);
+  Status failure() const;
+  LinkCounters counters() const;
+  void count_template() noexcept { add(templates_registered_, 1); }
+
+ private:
+  friend class RemoteUpload;
+  friend class RemoteFetched;
+  class Guard;
+  // An answer of the node to a request for memory.
+  struct RegionCall {
+    std::atomic<bool> done{false};
+    wire::RegionAnswer answer;
+  };
+  struct OwnRegion {
+    uint64_t region = 0;
+    datapath::RemoteRegion import;
+  };
+
+  static void add(std::atomic<uint64_t>& counter, uint64_t amount) noexcept {
+    counter.fetch_add(amount, std::memory_order_relaxed);
+  }
+
+  // -- remote_core.cc: progress
+  template <typename Predicate>
+  Status wait_for(const Predicate& reached);
+  template <typename Predicate>
+  void poll_until(const Predicate& reached, uint64_t until_ns);
+  bool poll_locked();
+  void on_message_locked(datapath::Completion& completion);
+  void on_completion_locked(wire::CompletionMessage message);
+  Status fill_outcome(RemoteTicket& ticket, wire::CompletionMessage& message);
+  void finish_locked(RemoteTicket& ticket);
+  void end_locked(const Status& why);
+  Status send_locked(const wire::ClientMessage& message, bool submission);
+  void notify_waiters() noexcept;
+  Status timed_out() const;
+
+  // -- remote_memory.cc: regions and windows
+  Result<OwnRegion> request_region(size_t size, bool window);
+  std::optional<UploadPlace> place_in_window(size_t size);
+  void drop_own_region(const OwnRegion& region) noexcept;
+  void release_upload(const UploadPlace& place) noexcept;
+  Result<DownloadPlace> place_result_locked(size_t size);
+  Result<DownloadWindow*> add_download_window_locked(size_t size, bool overflow);
+  void drop_idle_windows_locked(wire::SubmissionMessage& message);
+  void release_result(const DownloadPlace& place) noexcept;
+  Result<std::unique_ptr<Fetched>> make_fetched(const DownloadPlace& place, std::span<const std::byte> inline_bytes);
+  Status take_uploads_locked(Submission& submission, RemoteTicket& ticket, wire::SubmissionMessage& message);
+
+  const std::string place_;  // "node 'a' at unix:/path"
+  const LinkOptions options_;
+  const uint32_t in_flight_max_;
+  const uint64_t timeout_ns_;
+
+  // Guarded by mutex_.
+  mutable std::mutex mutex_;
+  std::unique_ptr<datapath::Transport> transport_;
+  datapath::EndpointId endpoint_;
+  Status failure_;
+  wire::Encoder encoder_;
+  wire::Reassembler incoming_;
+  std::unordered_map<uint64_t, std::shared_ptr<RemoteTicket>> tickets_;
+  std::unordered_map<uint64_t, std::shared_ptr<RegionCall>> calls_;
+  std::vector<uint64_t> region_releases_;          // to be told with the next submission
+  std::vector<wire::WindowOffer> window_offers_;   // likewise
+  uint64_t next_ticket_ = 1;
+  uint64_t next_call_ = 1;
+  uint32_t next_window_ = 0;
+  std::vector<datapath::Completion> completions_;
+
+  // Guarded by memory_mutex_, except that windows are added and removed with mutex_ held too.
+  std::mutex memory_mutex_;
+  std::vector<std::unique_ptr<UploadWindow>> upload_windows_;
+  std::vector<std::unique_ptr<DownloadWindow>> download_windows_;
+  size_t upload_window_bytes_ = 0;
+  size_t download_window_bytes_ = 0;
+
+  // Who polls.
+  std::mutex turn_mutex_;
+  std::condition_variable turn_signal_;
+  bool polling_ = false;
+  std::atomic<int> waiters_{0};
+  std::atomic<int> contenders_{0};
+  std::atomic<bool> sleeping_{false};
+
+  std::atomic<uint64_t> last_sign_ns_{0};
+  std::atomic<uint32_t> in_flight_{0};
+  std::atomic<bool> ended_{false};
+
+  std::atomic<uint64_t> templates_registered_{0};
+  std::atomic<uint64_t> submissions_{0};
+  std::atomic<uint64_t> message_bytes_{0};
+  std::atomic<uint64_t> uploads_{0};
+  std::atomic<uint64_t> upload_bytes_{0};
+  std::atomic<uint64_t> upload_copied_bytes_{0};
+  std::atomic<uint64_t> fetches_{0};
+  std::atomic<uint64_t> fetch_bytes_{0};
+  std::atomic<uint64_t> fetch_copied_bytes_{0};
+};
+
+// The transport's mutex, taken from a poller that sleeps with it.
+class RemoteCore::Guard {
+ public:
+  explicit Guard(RemoteCore& core) : core_(core) {
+    core_.contenders_.fetch_add(1, std::memory_order_seq_cst);
+    if (core_.sleeping_.load(std::memory_order_seq_cst)) core_.transport_->wake();
+    core_.mutex_.lock();
+    core_.contenders_.fetch_sub(1, std::memory_order_seq_cst);
+  }
+  ~Guard() { core_.mutex_.unlock(); }
+  Guard(const Guard&) = delete;
+  Guard& operator=(const Guard&) = delete;
+
+ private:
+  RemoteCore& core_;
+};
+
+// An upload's memory: a place in a window, or a region that becomes the storage.
+class RemoteUpload final : public Upload {
+ public:
+  RemoteUpload(std::shared_ptr<RemoteCore> core, UploadPlace place)
+      : core_(std::move(core)), place_(place), bytes_(place.window->import.mapped + place.offset, place.size) {}
+  RemoteUpload(std::shared_ptr<RemoteCore> core, RemoteCore::OwnRegion region, size_t size)
+      : core_(std::move(core)), region_(region), bytes_(region.import.mapped, size) {}
+  ~RemoteUpload() override {
+    if (core_ == nullptr || taken_) return;
+    if (place_.window != nullptr) {
+      core_->release_upload(place_);
+    } else {
+      core_->drop_own_region(region_);
+    }
+  }
+  std::span<std::byte> bytes() override { return bytes_; }
+
+ private:
+  friend class RemoteCore;
+  std::shared_ptr<RemoteCore> core_;
+  UploadPlace place_;
+  RemoteCore::OwnRegion region_;
+  std::span<std::byte> bytes_;
+  bool taken_ = false;
+};
+
+// A result in a window, which its place goes back to.
+class RemoteFetched final : public Fetched {
+ public:
+  RemoteFetched(std::shared_ptr<RemoteCore> core, DownloadPlace place) : core_(std::move(core)), place_(place) {}
+  ~RemoteFetched() override { core_->release_result(place_); }
+  std::span<std::byte> bytes() override { return {place_.window->region.data + place_.offset, place_.size}; }
+
+ private:
+  const std::shared_ptr<RemoteCore> core_;
+  const DownloadPlace place_;
+};
+
+}  // namespace genie::session

@@ -1,0 +1,127 @@
+#include "src/session/remote_link.h"
+
+#include <unistd.h>
+
+#include <utility>
+
+#include "datapath/backends.h"
+#include "src/control/control.h"
+#include "src/node/node.h"
+#include "src/session/remote_core.h"
+
+namespace genie::session {
+namespace {
+
+constexpr uint64_t kCloseMs = 1'000;
+
+class RemoteLink final : public Link {
+ public:
+  RemoteLink(std::string uri, const LinkOptions& options, std::unique_ptr<control::ControlClient> control,
+             std::string session_id, NodeInfo info, std::shared_ptr<RemoteCore> core)
+      : uri_(std::move(uri)),
+        options_(options),
+        control_(std::move(control)),
+        session_id_(std::move(session_id)),
+        info_(std::move(info)),
+        core_(std::move(core)) {}
+  ~RemoteLink() override { close(); }
+
+  const NodeInfo& node() const override { return info_; }
+
+  Result<uint64_t> register_template(std::span<const std::byte> serialized) override {
+    if (Status failure = core_->failure(); !failure.ok()) return failure;
+    Result<uint64_t> id =
+        control_->register_template(session_id_, serialized, Deadline::after_ms(options_.progress_timeout_ms));
+    if (id) {
+      core_->count_template();
+      return id;
+    }
+    if (id.code() != Errc::kUnreachable) return id;
+    core_->poll();
+    return Status(Errc::kDisconnected, "node '" + info_.name + "' has gone: " + std::string(id.status().text()));
+  }
+
+  Result<std::unique_ptr<Upload>> begin_upload(size_t size) override { return core_->begin_upload(size); }
+  std::unique_ptr<Upload> lend_upload(std::span<std::byte>, std::shared_ptr<void>) override { return nullptr; }
+  Result<std::shared_ptr<Ticket>> submit(Submission submission) override { return core_->submit(std::move(submission)); }
+  Status wait(Ticket& ticket) override {
+    const auto* const remote = dynamic_cast<const RemoteTicket*>(&ticket);
+    if (remote == nullptr) return {Errc::kInvalidArgument, "the ticket was not made by this link"};
+    return core_->wait(*remote);
+  }
+  void poll() override { core_->poll(); }
+  LinkCounters counters() const override { return core_->counters(); }
+
+  void close() override {
+    const Status before = core_->failure();
+    core_->end(Status(Errc::kCancelled, "the session with node '" + info_.name + "' at " + uri_ + " is closed: connect again"));
+    // The hang-up ends the session already; this lets the node's log say why.
+    if (before.ok()) (void)control_->close(session_id_, Deadline::after_ms(kCloseMs));
+  }
+
+ private:
+  const std::string uri_;
+  const LinkOptions options_;
+  const std::unique_ptr<control::ControlClient> control_;
+  const std::string session_id_;
+  const NodeInfo info_;
+  const std::shared_ptr<RemoteCore> core_;
+};
+
+NodeInfo info_of(const control::OpenAnswer& answer) {
+  NodeInfo info;
+  info.name = answer.node_name;
+  info.version = answer.genie_version;
+  info.torch_version = answer.torch_version;
+  info.transport = answer.transport;
+  for (const control::DeviceEntry& device : answer.devices) {
+    info.devices.push_back(
+        {.kind = device.kind, .threads = static_cast<int>(device.threads), .memory_bytes = device.memory_bytes});
+  }
+  return info;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Link>> open_remote(std::string_view uri, const LinkOptions& options) {
+  const Deadline deadline = Deadline::after_ms(options.connect_timeout_ms);
+  if (options.transport != "auto") GENIE_TRY(datapath::choose_backend(options.transport).status());
+  Result<std::unique_ptr<control::ControlClient>> control = control::ControlClient::make(uri, options.token);
+  GENIE_TRY(control.status());
+
+  const executor::OperatorSet operators = executor::operator_set();
+  control::OpenOrder order;
+  order.protocol_version = wire::kProtocolVersion;
+  order.genie_version = node::kGenieVersion;
+  order.torch_version = operators.torch_version;
+  order.schema_hash = operators.schema_hash;
+  order.operator_count = operators.count;
+  order.transport = options.transport;
+  order.client_name = "process " + std::to_string(::getpid());
+  order.progress_timeout_ms = options.progress_timeout_ms;
+  Result<control::OpenAnswer> answer = (*control)->open(order, deadline);
+  GENIE_TRY(answer.status());
+
+  RemoteCore::Setup setup;
+  setup.node_name = answer->node_name;
+  setup.uri = uri;
+  setup.options = options;
+  setup.in_flight_max = answer->in_flight_max;
+  Result<std::unique_ptr<datapath::Transport>> transport =
+      datapath::make_backend(answer->transport, {.control_timeout_ms = options.progress_timeout_ms});
+  GENIE_TRY(transport.status());
+  setup.transport = std::move(*transport);
+  const Result<datapath::EndpointId> endpoint =
+      setup.transport->connect(answer->data_address, std::as_bytes(std::span(answer->data_token)), deadline);
+  if (!endpoint) {
+    return Status(endpoint.code(), "node '" + answer->node_name + "' at " + std::string(uri) +
+                                       ": its data endpoint does not answer (" + endpoint.status().to_string() +
+                                       "); the transport '" + answer->transport + "' works within one machine");
+  }
+  setup.endpoint = *endpoint;
+  auto core = std::make_shared<RemoteCore>(std::move(setup));
+  return std::unique_ptr<Link>(std::make_unique<RemoteLink>(std::string(uri), options, std::move(*control),
+                                                            answer->session_id, info_of(*answer), std::move(core)));
+}
+
+}  // namespace genie::session

@@ -1,0 +1,247 @@
+// A session with a real genie-node: memory both ways, counters, ends.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstring>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+#include "src/session/link.h"
+#include "tests/e2e/node_process.h"
+
+namespace genie::session {
+namespace {
+
+using test::NodeProcess;
+
+std::unique_ptr<Link> open(const NodeProcess& node, LinkOptions options = {}) {
+  Result<std::unique_ptr<Link>> link = Link::open(node.uri(), options);
+  EXPECT_TRUE(link.ok()) << link.status().to_string();
+  return link.ok() ? std::move(*link) : nullptr;
+}
+
+std::shared_ptr<Ticket> submit(Link& link, Submission submission) {
+  Result<std::shared_ptr<Ticket>> ticket = link.submit(std::move(submission));
+  EXPECT_TRUE(ticket.ok()) << ticket.status().to_string();
+  const Status waited = link.wait(**ticket);
+  EXPECT_TRUE(waited.ok()) << waited.to_string();
+  return std::move(*ticket);
+}
+
+std::byte pattern(uint64_t seed, size_t i) { return std::byte((seed * 131 + i * 7 + (i >> 8)) & 0xFF); }
+
+UploadRequest filled(Link& link, uint64_t id, size_t size) {
+  Result<std::unique_ptr<Upload>> memory = link.begin_upload(size);
+  EXPECT_TRUE(memory.ok()) << memory.status().to_string();
+  const std::span<std::byte> bytes = (*memory)->bytes();
+  EXPECT_EQ(bytes.size(), size);
+  for (size_t i = 0; i < size; ++i) bytes[i] = pattern(id, i);
+  return {.storage = {.id = id, .version = 0}, .memory = std::move(*memory)};
+}
+
+bool holds(std::span<const std::byte> bytes, uint64_t id, size_t offset = 0) {
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    if (bytes[i] != pattern(id, offset + i)) return false;
+  }
+  return true;
+}
+
+TEST(RemoteLink, CarriesBytesOfEverySizeBothWays) {
+  NodeProcess node;
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  ASSERT_NE(link, nullptr);
+  EXPECT_EQ(link->node().transport, "shm");
+  EXPECT_EQ(link->node().devices.at(0).kind, "cpu");
+  const std::vector<size_t> sizes{0, 1, 255, 256, 257, 4096, 100'000, (256U << 10) - 1, 256U << 10, 1'000'003, 20U << 20};
+  uint64_t id = 1;
+  for (const size_t size : sizes) {
+    Submission submission;
+    submission.uploads.push_back(filled(*link, id, size));
+    submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = size});
+    submission.fetches.push_back({.storage = {id, 0}, .offset = size / 2, .size = size - size / 2});
+    const auto ticket = submit(*link, std::move(submission));
+    ASSERT_TRUE(ticket->outcome().status.ok()) << size << ": " << ticket->outcome().status.to_string();
+    ASSERT_EQ(ticket->outcome().fetched.size(), 2U);
+    EXPECT_EQ(ticket->outcome().fetched[0]->bytes().size(), size);
+    EXPECT_TRUE(holds(ticket->outcome().fetched[0]->bytes(), id)) << size;
+    EXPECT_TRUE(holds(ticket->outcome().fetched[1]->bytes(), id, size / 2)) << size;
+    ++id;
+  }
+  const LinkCounters counters = link->counters();
+  const size_t total = std::accumulate(sizes.begin(), sizes.end(), size_t{0});
+  const size_t small = std::accumulate(sizes.begin(), sizes.begin() + 8, size_t{0});
+  EXPECT_EQ(counters.uploads, sizes.size());
+  EXPECT_EQ(counters.upload_bytes, total);
+  // Only what is smaller than a region of its own is copied again, out of the window.
+  EXPECT_EQ(counters.upload_copied_bytes, small);
+  // One pass, from the storage to where the caller reads it.
+  EXPECT_EQ(counters.fetch_copied_bytes, counters.fetch_bytes);
+  EXPECT_EQ(counters.fetches, 2 * sizes.size());
+}
+
+TEST(RemoteLink, ResultsOutliveTheLinkAndTheNode) {
+  auto node = std::make_unique<NodeProcess>();
+  ASSERT_TRUE(node->wait_ready()) << node->errors();
+  auto link = open(*node);
+  Submission submission;
+  submission.uploads.push_back(filled(*link, 1, 1U << 20));
+  submission.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = 1U << 20});
+  auto ticket = submit(*link, std::move(submission));
+  std::unique_ptr<Fetched> result = std::move(ticket->outcome().fetched[0]);
+  ticket.reset();
+  link.reset();
+  node.reset();
+  EXPECT_TRUE(holds(result->bytes(), 1));
+  std::memset(result->bytes().data(), 0, result->bytes().size());
+}
+
+TEST(RemoteLink, ResultsAreKeptApart) {
+  NodeProcess node;
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  std::vector<std::unique_ptr<Fetched>> kept;
+  for (uint64_t id = 1; id <= 200; ++id) {
+    Submission submission;
+    submission.uploads.push_back(filled(*link, id, 3000));
+    submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = 3000});
+    submission.frees = {id - 1};
+    auto ticket = submit(*link, std::move(submission));
+    ASSERT_TRUE(ticket->outcome().status.ok());
+    if (id % 3 != 0) {
+      kept.push_back(std::move(ticket->outcome().fetched[0]));
+    } else {
+      kept.push_back(nullptr);
+    }
+  }
+  for (uint64_t id = 1; id <= kept.size(); ++id) {
+    if (kept[id - 1] != nullptr) {
+      EXPECT_TRUE(holds(kept[id - 1]->bytes(), id)) << id;
+    }
+  }
+}
+
+TEST(RemoteLink, WritingAfterTheSubmissionDoesNotChangeTheStorage) {
+  NodeProcess node;
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  Submission submission;
+  submission.uploads.push_back(filled(*link, 1, 5000));
+  std::byte* const window = submission.uploads[0].memory->bytes().data();
+  (void)submit(*link, std::move(submission));
+  std::memset(window, 0xEE, 5000);  // the window is shared with the node for the whole session
+  Submission fetch;
+  fetch.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = 5000});
+  const auto ticket = submit(*link, std::move(fetch));
+  EXPECT_TRUE(holds(ticket->outcome().fetched[0]->bytes(), 1));
+}
+
+TEST(RemoteLink, LargeMessagesTravelInPieces) {
+  NodeProcess node;
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  Submission submission;
+  for (uint64_t id = 1; id <= 50'000; ++id) submission.frees.push_back(id);
+  for (uint64_t id = 1; id <= 2'000; ++id) submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = 8});
+  const auto ticket = submit(*link, std::move(submission));
+  EXPECT_EQ(ticket->outcome().fetch_status.size(), 2000U);
+  EXPECT_EQ(ticket->outcome().status.code(), Errc::kNotFound);
+  EXPECT_GT(link->counters().message_bytes, 400'000U);
+  Submission too_large;
+  too_large.frees.resize(3'000'000);
+  EXPECT_EQ(link->submit(std::move(too_large)).code(), Errc::kOutOfRange);
+  Submission fine;
+  EXPECT_TRUE(submit(*link, std::move(fine))->outcome().status.ok());
+}
+
+TEST(RemoteLink, ManyThreadsSubmitAndWait) {
+  NodeProcess node;
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong{0};
+  for (uint32_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (uint64_t i = 1; i <= 200; ++i) {
+        const uint64_t id = (static_cast<uint64_t>(t) << 32) + i;
+        Submission submission;
+        submission.stream = t;
+        submission.uploads.push_back(filled(*link, id, 64 + 40 * i));
+        submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = 64 + 40 * i});
+        submission.frees = {id - 1};
+        const auto ticket = submit(*link, std::move(submission));
+        if (!ticket->outcome().status.ok() || !holds(ticket->outcome().fetched[0]->bytes(), id)) ++wrong;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST(RemoteLink, ManySubmissionsWaitForRoom) {
+  NodeProcess node;
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  std::vector<std::shared_ptr<Ticket>> tickets;
+  for (uint64_t i = 1; i <= 3000; ++i) {
+    Submission submission;
+    submission.frees = {i};
+    auto ticket = link->submit(std::move(submission));
+    ASSERT_TRUE(ticket.ok()) << ticket.status().to_string();
+    tickets.push_back(std::move(*ticket));
+  }
+  for (const auto& ticket : tickets) {
+    ASSERT_TRUE(link->wait(*ticket).ok());
+    EXPECT_TRUE(ticket->outcome().status.ok());
+  }
+}
+
+TEST(RemoteLink, BusyPollingWorksToo) {
+  NodeProcess node({"--polling", "busy"});
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node, {.busy_polling = true});
+  Submission submission;
+  submission.uploads.push_back(filled(*link, 1, 64));
+  submission.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = 64});
+  EXPECT_TRUE(holds(submit(*link, std::move(submission))->outcome().fetched[0]->bytes(), 1));
+}
+
+TEST(RemoteLink, UnusedUploadsAreGivenBack) {
+  NodeProcess node;
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  (void)filled(*link, 1, 1U << 20);
+  EXPECT_EQ(node.report().regions, 1U);
+  (void)submit(*link, {});
+  EXPECT_TRUE(node.eventually([](const control::NodeReport& report) { return report.regions == 0; }));
+}
+
+TEST(RemoteLink, ClosingLeavesNothingBehind) {
+  NodeProcess node;
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  auto link = open(node);
+  Submission submission;
+  submission.uploads.push_back(filled(*link, 1, 1U << 20));
+  submission.uploads.push_back(filled(*link, 2, 1000));
+  submission.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = 1000});
+  (void)submit(*link, std::move(submission));
+  EXPECT_EQ(node.report().storages, 2U);
+  EXPECT_EQ(node.report().sessions, 1U);
+  link->close();
+  EXPECT_TRUE(node.becomes_empty());
+  EXPECT_EQ(link->submit({}).code(), Errc::kCancelled);
+  EXPECT_EQ(link->begin_upload(10).code(), Errc::kCancelled);
+  link->close();
+}
+
+TEST(RemoteLink, LendingIsForEmbeddedNodes) {
+  NodeProcess node;
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  std::vector<std::byte> bytes(10);
+  EXPECT_EQ(link->lend_upload(bytes, nullptr), nullptr);
+}
+
+}  // namespace
+}  // namespace genie::session
