@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "datapath/base/clock.h"
@@ -282,9 +283,10 @@ Result<std::shared_ptr<node::Node>> process_node() {
     GENIE_TRY(made.status());
     return std::shared_ptr<node::Node>(std::move(*made));
   }());
-  // Registered after libtorch's own static objects, hence run before they go: no kernel runs without them.
+  // Registered after libtorch's own static objects, hence run before they go: no kernel runs without them. On a thread of
+  // its own: the exiting thread's thread-local objects are gone by now, and libtorch looks at one of its own when it frees.
   static const bool registered = std::atexit([] {
-                                   if (*instance) instance->value()->stop();
+                                   if (*instance) std::thread([] { instance->value()->stop(); }).join();
                                  }) == 0;
   (void)registered;
   return *instance;
