@@ -1,0 +1,61 @@
+// The program `genie`: flags and subcommands.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+
+#include "tools/run_model.h"
+
+namespace {
+
+using genie::tools::RunOptions;
+
+constexpr const char* kFooter =
+    "Exit codes: 0 done; 1 an internal error; 2 a wrong flag or argument; 3 the model or the input cannot be read;\n"
+    "4 the cluster does not answer; 5 the model failed while it ran.";
+
+void add_run(CLI::App& app, RunOptions& options) {
+  CLI::App* run = app.add_subcommand("run", "Load a TorchScript model, call it, and say what came out");
+  run->footer(kFooter);
+  run->add_option("MODEL", options.model, "A file that torch.jit.save wrote (.pt)")->required();
+  run->add_option("--cluster", options.cluster,
+                  "Where the nodes are: embedded:, unix:/path.sock, tcp://host:port or a cluster.yaml "
+                  "(default: $GENIE_CLUSTER, then embedded:)");
+  run->add_option("--device", options.device, "remote_accelerator:N, or cpu to run without Genie")
+      ->capture_default_str();
+  auto* random = run->add_option("--random", options.random,
+                                 "One argument of the model, drawn at random: 1x3x224x224[:dtype], or scalar[:dtype]. "
+                                 "Repeat it for further arguments. Integers are drawn from 0 to 9");
+  auto* input = run->add_option("--input", options.input,
+                                "A file that torch.save wrote: a tensor, or a tuple or list of the model's arguments");
+  random->excludes(input);
+  run->add_flag("--json", options.json, "Print one JSON object instead of text");
+  run->add_option("--seed", options.seed, "Seed of the random inputs and of the model")->capture_default_str();
+  run->add_option("--repeat", options.repeat, "Call the model this many times with the same arguments")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  run->add_option("--threads", options.threads, "Intra-op threads of this process (0: libtorch's default)")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Genie: stock PyTorch programs on accelerators of other machines", "genie"};
+  app.require_subcommand(1);
+  app.footer(kFooter);
+  app.set_version_flag("--version", GENIE_VERSION);
+  RunOptions run;
+  add_run(app, run);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? genie::tools::kExitOk : genie::tools::kExitUsage;
+  }
+  try {
+    return genie::tools::run_model(run);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "genie: internal error: %s\n", error.what());
+    return genie::tools::kExitInternal;
+  }
+}
