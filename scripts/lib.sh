@@ -29,10 +29,11 @@ build_jobs() {
 # configure FOLDER [MESON OPTION...]: makes the build folder, or brings it up to date. A folder that was copied from
 # another machine or left half-made is made anew.
 configure() {
-  local folder=$GENIE_ROOT/$1 werror=false
+  local folder=$GENIE_ROOT/$1
   shift
-  if [ -n "${CI:-}" ] && [ "${CI:-}" != false ]; then werror=true; fi
-  local options=("-Dwerror=$werror" "$@")
+  local options=("$@")
+  # Elsewhere the folder keeps what it has: going back and forth would compile everything again.
+  if [ -n "${CI:-}" ] && [ "${CI:-}" != false ]; then options+=(-Dwerror=true); fi
   if [ -f "$folder/build.ninja" ]; then
     say "configuring ${folder#"$GENIE_ROOT"/} (again)"
     if meson setup --reconfigure "${options[@]}" "$folder" "$GENIE_ROOT" >"$folder/configure.log" 2>&1; then
