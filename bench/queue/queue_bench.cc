@@ -1,7 +1,9 @@
 // genie-bench queue: our SPSC ring and MPMC queue beside Boost.Lockfree, moodycamel and DPDK's rte_ring.
 //
 // Two threads, each pinned to a core; all queues hold 1024 items (rte_ring 1023). batch is how many items one call may
-// carry. moodycamel's queue uses its fastest interface, tokens; it is unbounded and keeps order per producer only.
+// carry. moodycamel's queue uses its fastest interface, tokens; it is unbounded and keeps order per producer only, in one
+// subqueue for each: where two threads push and pop in turn (both_ways), each mostly pops what it pushed itself, and the
+// two hardly meet. The rows stay, for that is how it would be used; a queue with one order cannot avoid the meeting.
 #if defined(GENIE_BENCH_BOOST)
 #include <boost/lockfree/queue.hpp>
 #include <boost/lockfree/spsc_queue.hpp>

@@ -61,6 +61,7 @@ class MpmcQueue {
 
   // Pushes a prefix of `items` as consecutive tickets; returns its length, 0 when the queue is full.
   size_t push_batch(std::span<const T> items) noexcept {
+    Memory::will_write(&tail_);
     uint64_t ticket = tail_.load(std::memory_order_relaxed);
     const size_t count = claim<kPush>(tail_, ticket, items.size());
     for (size_t i = 0; i < count; ++i) {
@@ -73,6 +74,7 @@ class MpmcQueue {
 
   // Pops up to items.size() consecutive items; returns how many, 0 when the queue is empty.
   size_t pop_batch(std::span<T> items) noexcept {
+    Memory::will_write(&head_);
     uint64_t ticket = head_.load(std::memory_order_relaxed);
     const size_t count = claim<kPop>(head_, ticket, items.size());
     for (size_t i = 0; i < count; ++i) {
@@ -99,6 +101,7 @@ class MpmcQueue {
     typename Memory::template Atomic<uint64_t> turn;
     typename Memory::template Cell<T> value;
   };
+  static constexpr size_t kSlotsPerLine = std::max<size_t>(kCacheLine / sizeof(Slot), 1);
   static constexpr std::align_val_t kArrayAlignment{kNoSharing};
   enum Side : uint8_t { kPush, kPop };
 
@@ -113,6 +116,8 @@ class MpmcQueue {
     while (wanted != 0) {
       size_t count = 0;
       uint64_t behind = 0;
+      // All lines of a batch travel at the same time, and once.
+      for (uint64_t t = ticket + 1; t < ticket + wanted; t += kSlotsPerLine) Memory::will_write(&slot_of(t));
       do {
         const uint64_t turn = slot_of(ticket + count).turn.load(Memory::order(site, std::memory_order_acquire));
         behind = turn - (ticket + count + ready);

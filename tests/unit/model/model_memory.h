@@ -57,6 +57,7 @@ struct ModelMemory {
   static std::memory_order order(Site site, std::memory_order order) {
     return mutation().relaxed_site == static_cast<int>(site) ? std::memory_order_relaxed : order;
   }
+  static void will_write(const void* /*line*/) {}
   template <class T>
   static void write(Cell<T>& cell, const T& value) {
     wrote_cell(cell.id_);
