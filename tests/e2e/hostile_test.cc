@@ -1,0 +1,408 @@
+// Clients that do not keep the protocol: each ends its own session, never the node, and never another session.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <random>
+
+#include "datapath/backends.h"
+#include "src/executor/executor.h"
+#include "src/protocol/fragments.h"
+#include "src/protocol/session_messages.h"
+#include "src/session/link.h"
+#include "tests/e2e/node_process.h"
+
+namespace genie {
+namespace {
+
+using datapath::Completion;
+using datapath::Opcode;
+using test::kPatienceMs;
+using test::NodeProcess;
+
+// A session opened by hand: whatever bytes we like go to the node.
+class RawClient {
+ public:
+  explicit RawClient(const NodeProcess& node) {
+    auto control = control::ControlClient::make(node.uri(), "");
+    const executor::OperatorSet mine = executor::operator_set();
+    auto answer = (*control)->open({.protocol_version = wire::kProtocolVersion,
+                                    .torch_version = mine.torch_version,
+                                    .schema_hash = mine.schema_hash},
+                                   Deadline::after_ms(kPatienceMs));
+    EXPECT_TRUE(answer.ok()) << answer.status().to_string();
+    answer_ = std::move(*answer);
+    transport_ = std::move(*datapath::make_backend("shm", {}));
+  }
+
+  bool connect() { return connect_with(answer_.data_token); }
+  bool connect_with(const std::string& token) {
+    const auto endpoint =
+        transport_->connect(answer_.data_address, std::as_bytes(std::span(token)), Deadline::after_ms(kPatienceMs));
+    if (endpoint) endpoint_ = *endpoint;
+    return endpoint.ok();
+  }
+
+  // Keeps trying while the node is slow; false once the connection is gone.
+  bool send(std::span<const std::byte> bytes, uint32_t tag = 0) {
+    std::vector<std::byte> copy(bytes.begin(), bytes.end());
+    const Deadline deadline = Deadline::after_ms(kPatienceMs);
+    datapath::Buffer buffer = datapath::Buffer::borrow(copy);
+    Status sent = Errc::kAgain;
+    while ((sent = transport_->send(endpoint_, buffer, tag, {})).code() == Errc::kAgain && !deadline.expired()) poll_once();
+    if (!sent.ok()) return false;
+    kept_.push_back(std::move(copy));  // borrowed until its completion
+    poll_once();
+    return !gone_;
+  }
+  bool send(const wire::ClientMessage& message) {
+    const auto bytes = encoder_.encode(message);
+    EXPECT_TRUE(bytes.ok());
+    return send(*bytes);
+  }
+
+  // The next message of the node; nullopt when it has hung up.
+  std::optional<wire::NodeMessage> receive() {
+    const Deadline deadline = Deadline::after_ms(kPatienceMs);
+    while (messages_.empty() && !gone_ && !deadline.expired()) poll_once();
+    EXPECT_TRUE(!messages_.empty() || gone_) << "the node neither answered nor hung up";
+    if (messages_.empty()) return std::nullopt;
+    wire::NodeMessage message = std::move(messages_.front());
+    messages_.erase(messages_.begin());
+    return message;
+  }
+
+  // Until the node hangs up; what it said before.
+  Status farewell() {
+    Status last;
+    while (const auto message = receive()) {
+      if (const auto* farewell = std::get_if<wire::Farewell>(&*message)) last = farewell->status;
+    }
+    EXPECT_TRUE(gone_);
+    return last;
+  }
+
+  // A region that the node made for an upload, mapped here.
+  std::pair<uint64_t, datapath::RemoteRegion> region(size_t size, bool window) {
+    EXPECT_TRUE(send(wire::ClientMessage(wire::RegionRequest{1, size, window})));
+    const auto message = receive();
+    if (!message) return {};
+    const auto& answer = std::get<wire::RegionAnswer>(*message);
+    EXPECT_TRUE(answer.status.ok()) << answer.status.to_string();
+    datapath::RemoteKey key;
+    key.bytes = answer.key;
+    const auto imported = transport_->import_region(endpoint_, key);
+    EXPECT_TRUE(imported.ok()) << imported.status().to_string();
+    return {answer.region, *imported};
+  }
+
+  datapath::Transport& transport() { return *transport_; }
+  datapath::EndpointId endpoint() const { return endpoint_; }
+  control::OpenAnswer& answer() { return answer_; }
+
+ private:
+  void poll_once() {
+    std::array<Completion, 16> completions;
+    const size_t count = transport_->poll(completions);
+    for (size_t i = 0; i < count; ++i) {
+      if (completions[i].opcode == Opcode::kDisconnected) gone_ = true;
+      if (completions[i].opcode != Opcode::kReceive) continue;
+      const auto whole = reassembler_.feed(completions[i].immediate, completions[i].buffer.bytes());
+      ASSERT_TRUE(whole.ok());
+      if (whole->empty()) continue;
+      auto message = wire::decode_node_message(*whole);
+      ASSERT_TRUE(message.ok());
+      messages_.push_back(std::move(*message));
+    }
+  }
+
+  control::OpenAnswer answer_;
+  std::unique_ptr<datapath::Transport> transport_;
+  datapath::EndpointId endpoint_;
+  wire::Encoder encoder_;
+  wire::Reassembler reassembler_;
+  std::vector<wire::NodeMessage> messages_;
+  std::vector<std::vector<std::byte>> kept_;
+  bool gone_ = false;
+};
+
+// One node and one honest session for all attacks.
+class Hostile : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    node_ = new NodeProcess();
+    ASSERT_TRUE(node_->wait_ready()) << node_->errors();
+    auto link = session::Link::open(node_->uri(), {});
+    ASSERT_TRUE(link.ok()) << link.status().to_string();
+    witness_ = std::move(*link);
+  }
+  static void TearDownTestSuite() {
+    witness_.reset();
+    EXPECT_TRUE(node_->becomes_empty());
+    ASSERT_EQ(::kill(node_->pid(), SIGTERM), 0);
+    EXPECT_EQ(node_->wait_exit(), 0) << node_->errors();
+    delete node_;
+  }
+  // Whatever happened: the node lives, only the honest session is left, and it works.
+  void TearDown() override {
+    session::Submission submission;
+    auto memory = witness_->begin_upload(1000);
+    ASSERT_TRUE(memory.ok()) << memory.status().to_string();
+    std::memset((*memory)->bytes().data(), 7, 1000);
+    submission.uploads.push_back({.storage = {++id_, 0}, .memory = std::move(*memory)});
+    submission.fetches.push_back({.storage = {id_, 0}, .offset = 0, .size = 1000});
+    submission.frees = {id_ - 1};
+    auto ticket = witness_->submit(std::move(submission));
+    ASSERT_TRUE(ticket.ok()) << ticket.status().to_string();
+    ASSERT_TRUE(witness_->wait(**ticket).ok());
+    ASSERT_TRUE((*ticket)->outcome().status.ok()) << (*ticket)->outcome().status.to_string();
+    EXPECT_EQ((*ticket)->outcome().fetched[0]->bytes()[999], std::byte{7});
+    EXPECT_TRUE(node_->eventually([](const control::NodeReport& report) {
+      return report.sessions == 1 && report.storages == 1 && report.in_flight == 0 && report.regions == 1;
+    }));
+  }
+
+  // The node must call it a violation and hang up.
+  static void expect_refused(const std::function<void(RawClient&)>& attack, std::string_view wanted = "") {
+    RawClient client(*node_);
+    ASSERT_TRUE(client.connect());
+    attack(client);
+    const Status said = client.farewell();
+    EXPECT_EQ(said.code(), Errc::kProtocol) << said.to_string();
+    EXPECT_NE(said.text().find(wanted), std::string_view::npos) << said.to_string();
+  }
+
+  static NodeProcess* node_;
+  static std::unique_ptr<session::Link> witness_;
+  static uint64_t id_;
+};
+NodeProcess* Hostile::node_ = nullptr;
+std::unique_ptr<session::Link> Hostile::witness_;
+uint64_t Hostile::id_ = 1000;
+
+std::vector<std::byte> valid_message() {
+  wire::SubmissionMessage message;
+  message.ticket = 1;
+  message.frees = {1, 2, 3};
+  message.fetches = {{.storage = {1, 0}, .offset = 0, .size = 16}};
+  wire::Encoder encoder;
+  const auto bytes = encoder.encode(wire::ClientMessage(message));
+  return {bytes->begin(), bytes->end()};
+}
+
+TEST_F(Hostile, Garbage) {
+  const char* given = std::getenv("GENIE_TEST_SEED");
+  const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  std::printf("seed %llu (GENIE_TEST_SEED repeats it)\n", static_cast<unsigned long long>(seed));
+  std::mt19937_64 random(seed);
+  for (int round = 0; round < 5; ++round) {
+    expect_refused([&](RawClient& client) {
+      std::vector<std::byte> garbage(1 + random() % 4000);
+      for (std::byte& byte : garbage) byte = std::byte(random());
+      (void)client.send(garbage);
+    });
+  }
+}
+
+TEST_F(Hostile, ATruncatedMessage) {
+  expect_refused([](RawClient& client) {
+    const std::vector<std::byte> message = valid_message();
+    (void)client.send(std::span(message).first(message.size() / 2));
+  });
+}
+
+TEST_F(Hostile, MutatedMessagesEndInAnAnswerOrAFarewell) {
+  const uint64_t seed = std::random_device{}();
+  std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
+  std::mt19937_64 random(seed);
+  const std::vector<std::byte> good = valid_message();
+  for (int round = 0; round < 20; ++round) {
+    RawClient client(*node_);
+    ASSERT_TRUE(client.connect());
+    bool alive = true;
+    for (int i = 0; i < 50 && alive; ++i) {
+      std::vector<std::byte> bad = good;
+      bad[random() % bad.size()] ^= std::byte(1U << (random() % 8));
+      alive = client.send(bad);
+    }
+  }
+}
+
+TEST_F(Hostile, PiecesOutOfPlace) {
+  expect_refused([](RawClient& client) { (void)client.send(valid_message(), 77); }, "out of place");
+  expect_refused([](RawClient& client) {
+    (void)client.send(valid_message(), static_cast<uint32_t>(wire::FragmentTag::kMore));
+    (void)client.send(valid_message(), static_cast<uint32_t>(wire::FragmentTag::kWhole));
+  });
+}
+
+TEST_F(Hostile, AnEndlessMessage) {
+  expect_refused([](RawClient& client) {
+    const std::vector<std::byte> piece(client.transport().capabilities().max_send_bytes);
+    for (int i = 0; i < 4096; ++i) {
+      if (!client.send(piece, static_cast<uint32_t>(wire::FragmentTag::kMore))) return;
+    }
+  });
+}
+
+TEST_F(Hostile, MemoryThatIsNotTheirs) {
+  const auto with = [](const std::function<void(RawClient&, wire::SubmissionMessage&)>& change) {
+    return [change](RawClient& client) {
+      wire::SubmissionMessage message;
+      change(client, message);
+      (void)client.send(wire::ClientMessage(message));
+    };
+  };
+  expect_refused(with([](RawClient&, wire::SubmissionMessage& message) {
+                   message.uploads = {{.storage = {1, 0}, .region = 99, .offset = 0, .size = 10, .whole = true}};
+                 }),
+                 "region that the client does not have");
+  expect_refused(with([](RawClient& client, wire::SubmissionMessage& message) {
+                   message.uploads = {{.storage = {1, 0}, .region = client.region(4096, true).first, .offset = 4000, .size = 97}};
+                 }),
+                 "beyond its window");
+  expect_refused(with([](RawClient& client, wire::SubmissionMessage& message) {
+                   message.uploads = {{.storage = {1, 0},
+                                       .region = client.region(4096, true).first,
+                                       .offset = UINT64_MAX - 3,
+                                       .size = 8}};
+                 }),
+                 "beyond its window");
+  expect_refused(with([](RawClient& client, wire::SubmissionMessage& message) {
+                   message.uploads = {
+                       {.storage = {1, 0}, .region = client.region(4096, false).first, .offset = 0, .size = 1U << 20, .whole = true}};
+                 }),
+                 "not what its region");
+  expect_refused(with([](RawClient&, wire::SubmissionMessage& message) {
+                   message.fetches = {{.storage = {1, 0}, .offset = 0, .size = 10, .window = 3, .window_offset = 0}};
+                 }),
+                 "beyond its window");
+  expect_refused(with([](RawClient&, wire::SubmissionMessage& message) {
+                   message.fetches = {{.storage = {1, 0}, .offset = 0, .size = 1U << 20}};
+                 }),
+                 "too large to ride");
+  expect_refused(with([](RawClient&, wire::SubmissionMessage& message) { message.region_releases = {5}; }), "released");
+  expect_refused(with([](RawClient&, wire::SubmissionMessage& message) { message.window_drops = {5}; }), "never offered");
+  expect_refused(with([](RawClient&, wire::SubmissionMessage& message) {
+                   wire::WindowOffer offer{.window = 1, .size = 4096};
+                   offer.key.fill(std::byte{0x77});
+                   message.window_offers = {offer};
+                 }),
+                 "");
+}
+
+TEST_F(Hostile, AnotherClientsKey) {
+  RawClient victim(*node_);
+  ASSERT_TRUE(victim.connect());
+  auto region = victim.transport().allocate(victim.endpoint(), 4096, Deadline::after_ms(kPatienceMs));
+  ASSERT_TRUE(region.ok()) << region.status().to_string();
+  RawClient thief(*node_);
+  ASSERT_TRUE(thief.connect());
+  EXPECT_FALSE(thief.transport().import_region(thief.endpoint(), region->remote).ok());
+  wire::SubmissionMessage message;
+  message.window_offers = {{.window = 1, .size = 4096, .key = region->remote.bytes}};
+  (void)thief.send(wire::ClientMessage(message));
+  EXPECT_FALSE(thief.farewell().ok());
+}
+
+TEST_F(Hostile, MoreInFlightThanAllowed) {
+  expect_refused(
+      [](RawClient& client) {
+        // One slow submission in front: many uploads that are copied on the worker.
+        const size_t bytes = size_t{16} << 20;
+        const uint64_t window = client.region(bytes, true).first;
+        wire::SubmissionMessage slow;
+        for (uint64_t id = 1; id <= 64; ++id) slow.uploads.push_back({.storage = {id, 0}, .region = window, .offset = 0, .size = bytes});
+        if (!client.send(wire::ClientMessage(slow))) return;
+        for (uint32_t i = 0; i < 4 * client.answer().in_flight_max; ++i) {
+          if (!client.send(wire::ClientMessage(wire::SubmissionMessage{.ticket = i + 2}))) return;
+        }
+      },
+      "in flight");
+}
+
+TEST_F(Hostile, RewritingAnUploadThatItStillMaps) {
+  RawClient client(*node_);
+  ASSERT_TRUE(client.connect());
+  const size_t size = 1U << 20;
+  const auto [region, mapped] = client.region(size, false);
+  std::memset(mapped.mapped, 1, size);
+  wire::SubmissionMessage message;
+  message.ticket = 1;
+  message.uploads = {{.storage = {1, 0}, .region = region, .offset = 0, .size = size, .whole = true}};
+  ASSERT_TRUE(client.send(wire::ClientMessage(message)));
+  const auto first = client.receive();
+  ASSERT_TRUE(first.has_value());
+  // It could not be taken away from us, so it was copied.
+  EXPECT_EQ(std::get<wire::CompletionMessage>(*first).upload_copied_bytes, size);
+  std::memset(mapped.mapped, 2, size);
+  wire::SubmissionMessage fetch;
+  fetch.ticket = 2;
+  fetch.fetches = {{.storage = {1, 0}, .offset = size - 8, .size = 8}};
+  ASSERT_TRUE(client.send(wire::ClientMessage(fetch)));
+  const auto second = client.receive();
+  ASSERT_TRUE(second.has_value());
+  EXPECT_EQ(std::get<wire::CompletionMessage>(*second).fetched.at(0).bytes, std::vector<std::byte>(8, std::byte{1}));
+}
+
+// What the seals are for: a file that shrinks under the node would end it with SIGBUS.
+TEST_F(Hostile, TruncatingASharedRegion) {
+  RawClient client(*node_);
+  ASSERT_TRUE(client.connect());
+  const size_t size = 1U << 20;
+  const auto [region, mapped] = client.region(size, true);
+  std::memset(mapped.mapped, 1, size);
+  const auto begin = reinterpret_cast<uintptr_t>(mapped.mapped);
+  char path[128];
+  std::snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", begin, begin + size);
+  const int fd = ::open(path, O_RDWR | O_CLOEXEC);
+  if (fd < 0) GTEST_SKIP() << "only a privileged process can open its own mappings: " << std::strerror(errno);
+  EXPECT_NE(::ftruncate(fd, 0), 0);
+  EXPECT_EQ(errno, EPERM);
+  ::close(fd);
+  wire::SubmissionMessage message;
+  message.ticket = 1;
+  message.uploads = {{.storage = {1, 0}, .region = region, .offset = 0, .size = size}};
+  ASSERT_TRUE(client.send(wire::ClientMessage(message)));
+  const auto answer = client.receive();
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_TRUE(std::get<wire::CompletionMessage>(*answer).status.ok());
+}
+
+TEST_F(Hostile, ADataConnectionWithoutASession) {
+  RawClient client(*node_);
+  ASSERT_TRUE(client.connect_with("not the token"));
+  EXPECT_TRUE(client.farewell().ok());  // just hung up
+  RawClient honest(*node_);
+  ASSERT_TRUE(honest.connect());
+  RawClient twice(*node_);
+  ASSERT_TRUE(twice.connect_with(honest.answer().data_token));  // a token is good once
+  EXPECT_TRUE(twice.farewell().ok());
+  ASSERT_TRUE(twice.connect());
+}
+
+TEST_F(Hostile, SessionIdsAreNotGuessed) {
+  auto control = control::ControlClient::make(node_->uri(), "");
+  const std::vector<std::byte> bytes(100);
+  EXPECT_EQ((*control)->register_template("1", bytes, Deadline::after_ms(kPatienceMs)).code(), Errc::kNotFound);
+  EXPECT_TRUE((*control)->close("1", Deadline::after_ms(kPatienceMs)).ok());
+}
+
+TEST_F(Hostile, RequestsForTooMuchMemory) {
+  RawClient client(*node_);
+  ASSERT_TRUE(client.connect());
+  for (const uint64_t size : {uint64_t{0}, UINT64_MAX, uint64_t{1} << 60}) {
+    ASSERT_TRUE(client.send(wire::ClientMessage(wire::RegionRequest{1, size, false})));
+    const auto message = client.receive();
+    ASSERT_TRUE(message.has_value());
+    EXPECT_FALSE(std::get<wire::RegionAnswer>(*message).status.ok()) << size;
+  }
+}
+
+}  // namespace
+}  // namespace genie
