@@ -82,7 +82,7 @@ void declare(CLI::App& app, Flags& flags) {
   app.add_option("--transport", flags.transport, "shm, ucx, verbs, dpdk or auto (what this build has)");
   app.add_option("--device", flags.device, "Device to offer: cpu");
   app.add_option("--threads", flags.threads, "Threads of one operation; 0: the device's default");
-  app.add_option("--memory-quota", flags.memory_quota, "Memory of one session: 512MiB, 8GiB, unlimited");
+  app.add_option("--memory-quota", flags.memory_quota, "Memory of one session: 512MiB, 8GiB, unlimited; by default 80 % of the machine's");
   app.add_option("--max-sessions", flags.max_sessions, "Sessions at a time");
   app.add_option("--polling", flags.polling, "adaptive (spins, then sleeps) or busy (never sleeps)");
   app.add_option("--token-file", flags.token_file, "File with the token that clients must give");

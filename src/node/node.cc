@@ -2,20 +2,18 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "datapath/base/log.h"
 
 namespace genie::node {
-namespace {
 
 uint64_t physical_memory_bytes() {
   const long pages = ::sysconf(_SC_PHYS_PAGES);
   const long page_bytes = ::sysconf(_SC_PAGE_SIZE);
   return pages > 0 && page_bytes > 0 ? static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes) : 0;
 }
-
-}  // namespace
 
 Result<std::unique_ptr<Node>> Node::make(NodeOptions options) {
   if (options.devices.empty()) return Status(Errc::kConfig, "a node needs at least one device");

@@ -22,6 +22,9 @@ namespace genie::node {
 
 inline constexpr const char* kGenieVersion = "0.1.0";
 
+// Of this machine.
+uint64_t physical_memory_bytes();
+
 struct NodeOptions {
   std::string name = "node";
   std::vector<DeviceOptions> devices = {DeviceOptions{}};

@@ -143,7 +143,8 @@ Result<ServerOptions> server_options(const NodeConfig& config) {
   }
   options.node.devices = {DeviceOptions{
       .kind = config.device, .threads = config.threads, .queue_capacity = 1024, .busy_polling = config.polling == "busy"}};
-  options.node.session_limits.memory_bytes = config.memory_quota_bytes;
+  options.node.session_limits.memory_bytes =
+      config.memory_quota_bytes != 0 ? config.memory_quota_bytes : physical_memory_bytes() / 10 * 8;
   options.node.sessions_max = config.max_sessions;
   options.listen = config.listen;
   options.transport = config.transport;

@@ -20,7 +20,7 @@ struct NodeConfig {
   std::string transport = "auto";
   std::string device = "cpu";
   int threads = 0;                  // 0: the device's default
-  uint64_t memory_quota_bytes = UINT64_MAX;  // of one session
+  uint64_t memory_quota_bytes = 0;  // of one session; 0: most of the machine's memory
   uint64_t max_sessions = 256;
   std::string polling = "adaptive";
   std::string token_file;

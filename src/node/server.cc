@@ -288,8 +288,10 @@ void NodeServer::run() {
     }
     if (count != 0 || events != 0 || moved) {
       idle_since = now;
-    } else if (options_.busy_polling || now - idle_since < kSpinNs) {
+    } else if (options_.busy_polling) {
       cpu_pause();
+    } else if (now - idle_since < kSpinNs) {
+      spin_step(now - idle_since);
     } else {
       sleep();
     }

@@ -76,12 +76,18 @@ class WorkQueue {
 
   // Blocks until there is an item or the queue was closed; null once it is closed and empty.
   std::unique_ptr<T> pop() {
-    const uint64_t spin_until = now_ns() + spin_ns_;
-    do {
+    const uint64_t began_ns = now_ns();
+    for (;;) {
       if (std::unique_ptr<T> item = try_pop()) return item;
       if (closed_.load(std::memory_order_acquire)) return try_pop();
-      cpu_pause();
-    } while (spin_ns_ == UINT64_MAX || now_ns() < spin_until);
+      if (spin_ns_ == UINT64_MAX) {
+        cpu_pause();
+        continue;
+      }
+      const uint64_t spun_ns = now_ns() - began_ns;
+      if (spun_ns >= spin_ns_) break;
+      spin_step(spun_ns);
+    }
     return sleep_pop();
   }
 

@@ -218,7 +218,7 @@ Result<std::shared_ptr<Ticket>> EmbeddedLink::submit(Submission submission) {
 
 template <typename Predicate>
 Status EmbeddedLink::wait_for(const Predicate& reached) {
-  const uint64_t spin_until = now_ns() + kSpinNs;
+  const uint64_t began_ns = now_ns();
   uint64_t seen = progress();
   Deadline deadline = Deadline::after_ms(options_.progress_timeout_ms);
   const auto stuck = [&] {
@@ -233,12 +233,14 @@ Status EmbeddedLink::wait_for(const Predicate& reached) {
                                        std::to_string(options_.progress_timeout_ms) +
                                        " ms: raise progress_timeout_ms if one operation may take that long");
   };
-  while (options_.busy_polling || now_ns() < spin_until) {
-    for (int i = 0; i < 64; ++i) {
-      if (reached()) return {};
-      cpu_pause();
-    }
-    if (options_.busy_polling && stuck()) return give_up();
+  while (options_.busy_polling) {
+    if (reached()) return {};
+    if (stuck()) return give_up();
+    cpu_pause();
+  }
+  for (uint64_t spun_ns = 0; spun_ns < kSpinNs; spun_ns = now_ns() - began_ns) {
+    if (reached()) return {};
+    spin_step(spun_ns);
   }
   std::unique_lock lock(wakeup_->mutex);
   wakeup_->waiters.fetch_add(1, std::memory_order_acq_rel);

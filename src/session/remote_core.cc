@@ -370,8 +370,12 @@ void RemoteCore::poll_until(const Predicate& reached, uint64_t until_ns) {
       mutex_.lock();
       continue;
     }
-    if (options_.busy_polling || now - idle_since < kSpinNs) {
+    if (options_.busy_polling) {
       cpu_pause();
+      continue;
+    }
+    if (now - idle_since < kSpinNs) {
+      spin_step(now - idle_since);
       continue;
     }
     sleeping_.store(true, std::memory_order_seq_cst);
