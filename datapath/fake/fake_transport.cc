@@ -26,8 +26,8 @@ void free_bytes(void*, std::byte* data, size_t) noexcept { delete[] data; }
 FakeTransport::FakeTransport(std::shared_ptr<FakeNetwork::Core> core, const FakeLimits& limits)
     : core_(std::move(core)),
       limits_(limits),
-      capabilities_{.name = "fake", .maps_remote_memory = false, .registers_any_memory = true,
-                    .max_send_bytes = kMaxSendBytes} {
+      capabilities_{
+          .name = "fake", .maps_remote_memory = false, .registers_any_memory = true, .max_send_bytes = kMaxSendBytes} {
   core_->transports.push_back(this);
 }
 

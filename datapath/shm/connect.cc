@@ -35,8 +35,8 @@ uint64_t tag_of(EndpointId id) noexcept { return uint64_t{id.generation} << 32 |
 
 ShmTransport::ShmTransport(const ShmOptions& options)
     : options_(options),
-      capabilities_{.name = "shm", .maps_remote_memory = true, .registers_any_memory = false,
-                    .max_send_bytes = kMaxMessageBytes},
+      capabilities_{
+          .name = "shm", .maps_remote_memory = true, .registers_any_memory = false, .max_send_bytes = kMaxMessageBytes},
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       wake_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       reserve_(::open("/dev/null", O_RDONLY | O_CLOEXEC)) {
@@ -74,7 +74,9 @@ Status ShmTransport::listen(std::string_view where) {
   return {};
 }
 
-std::string ShmTransport::address() const { return listener_.valid() ? std::string("unix:").append(path_) : std::string(); }
+std::string ShmTransport::address() const {
+  return listener_.valid() ? std::string("unix:").append(path_) : std::string();
+}
 
 std::span<const std::byte> ShmTransport::endpoint_token(EndpointId id) const {
   const Endpoint* endpoint = endpoints_.find(id.index, id.generation);
@@ -114,9 +116,7 @@ Status ShmTransport::open_rings(Endpoint& endpoint, int fd, bool listener_side) 
   auto* shared = reinterpret_cast<EndpointMemory*>(endpoint.memory.data());
   endpoint.outgoing = listener_side ? &shared->to_client : &shared->to_listener;
   endpoint.incoming = listener_side ? &shared->to_listener : &shared->to_client;
-  const auto ring = [](Direction* direction) {
-    return queue::SpscRing<RingUnit>::at(&direction->control, kRingUnits);
-  };
+  const auto ring = [](Direction* direction) { return queue::SpscRing<RingUnit>::at(&direction->control, kRingUnits); };
   endpoint.sender.emplace(ring(endpoint.outgoing));
   endpoint.receiver.emplace(ring(endpoint.incoming));
   endpoint.state = EndpointState::kOpen;
@@ -148,7 +148,8 @@ Result<EndpointId> ShmTransport::connect(std::string_view address, std::span<con
   if (incoming.kind != Incoming::Kind::kMessage || answer.type != ControlType::kHelloReply) {
     return Status(Errc::kProtocol, "the process at unix:" + *path + " does not speak this protocol");
   }
-  if (answer.version != kControlVersion) return Status(Errc::kVersionMismatch, "unix:" + *path + " is of another version");
+  if (answer.version != kControlVersion)
+    return Status(Errc::kVersionMismatch, "unix:" + *path + " is of another version");
   if (answer.status != 0) {
     const auto code = static_cast<Errc>(answer.status);
     return Status(code, "unix:" + *path + " refused the connection (" + errc_name(code) + ")");
@@ -226,7 +227,8 @@ void ShmTransport::handle_hello(Endpoint& endpoint, const Incoming& incoming) {
 
 Status ShmTransport::close(EndpointId id) {
   Endpoint* endpoint = find(id);
-  if (endpoint == nullptr || endpoint->state == EndpointState::kHandshake) return endpoints_.why(id.index, id.generation);
+  if (endpoint == nullptr || endpoint->state == EndpointState::kHandshake)
+    return endpoints_.why(id.index, id.generation);
   end(*endpoint, Errc::kOk, Errc::kCancelled);
   return {};
 }

@@ -41,7 +41,7 @@ struct ControlMessage {
   ControlType type = ControlType::kHello;
   uint64_t request = 0;  // a reply repeats its request's
   uint64_t size = 0;
-  uint32_t status = 0;   // an Errc
+  uint32_t status = 0;  // an Errc
   uint32_t token_size = 0;
   RemoteKey key;
 };

@@ -85,7 +85,7 @@ inline constexpr size_t kClassCount = 3;
 enum class EndpointState : uint8_t {
   kHandshake,  // accepted, no hello yet
   kOpen,
-  kDraining,   // the peer has gone; what it had sent is still being delivered
+  kDraining,  // the peer has gone; what it had sent is still being delivered
 };
 
 struct Endpoint {

@@ -24,7 +24,8 @@ constexpr size_t kScannedAlways = 8;
 constexpr int kReceivesPerScan = 32;
 
 int wait_for_events(int epoll, std::span<epoll_event> events, uint64_t timeout_ns) {
-  const timespec timeout{static_cast<time_t>(timeout_ns / 1'000'000'000), static_cast<long>(timeout_ns % 1'000'000'000)};
+  const timespec timeout{static_cast<time_t>(timeout_ns / 1'000'000'000),
+                         static_cast<long>(timeout_ns % 1'000'000'000)};
   const auto limit = static_cast<int>(events.size());
   const int ready = ::epoll_pwait2(epoll, events.data(), limit, &timeout, nullptr);
   if (ready >= 0 || errno != ENOSYS) return ready;

@@ -126,7 +126,7 @@ Result<Region> ShmTransport::allocate_here(Endpoint& endpoint, size_t size) {
   if (!check_quota(endpoint, size).ok()) {
     // What the client has released since counts no more.
     const EndpointId id = endpoint.id;
-    service(endpoint);
+    service(endpoint, true);
     if (find(id) == nullptr) return Errc::kDisconnected;
   }
   GENIE_TRY(check_quota(endpoint, size));
@@ -189,7 +189,7 @@ Result<Buffer> ShmTransport::take_private(MemoryKey key) {
 // The client asked for the region and told us its key.
 Result<SharedMapping> ShmTransport::import_own(Endpoint& endpoint, const RemoteKey& key) {
   const EndpointId id = endpoint.id;
-  service(endpoint);  // a release that was sent before is seen before
+  service(endpoint, true);  // a release that was sent before is seen before
   Endpoint* alive = find(id);
   if (alive == nullptr) return Errc::kDisconnected;
   Result<SharedRegion*> region = resolve(*alive, key);

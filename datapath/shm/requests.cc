@@ -17,16 +17,17 @@ constexpr size_t kPopulateStep = size_t{16} << 20;
 
 }  // namespace
 
-// Reads what the socket holds. The endpoint may be gone afterwards.
-void ShmTransport::service(Endpoint& endpoint) {
+// Reads what the socket holds; stops at a bell unless `thorough`. The endpoint may be gone afterwards.
+void ShmTransport::service(Endpoint& endpoint, bool thorough) {
   Incoming incoming;
   for (int turn = 0; turn < kMessagesPerTurn; ++turn) {
     endpoint.channel.receive(incoming);
     switch (incoming.kind) {
-      case Incoming::Kind::kNothing:
-        return;
+      case Incoming::Kind::kNothing: return;
       case Incoming::Kind::kBell:
         if (endpoint.state == EndpointState::kOpen) start_scanning(endpoint);
+        // One sleep costs one bell; what else there is stays readable, and asking for it would be a system call.
+        if (!thorough) return;
         break;
       case Incoming::Kind::kMessage:
         if (!handle(endpoint, incoming)) return;
@@ -69,12 +70,8 @@ bool ShmTransport::handle(Endpoint& endpoint, Incoming& incoming) {
 
 bool ShmTransport::handle_from_client(Endpoint& endpoint, const ControlMessage& message) {
   switch (message.type) {
-    case ControlType::kAllocate:
-      begin_allocation(endpoint, message);
-      return true;
-    case ControlType::kImport:
-      reply_import(endpoint, message);
-      return true;
+    case ControlType::kAllocate: begin_allocation(endpoint, message); return true;
+    case ControlType::kImport: reply_import(endpoint, message); return true;
     case ControlType::kRelease: {
       const Result<SharedRegion*> region = resolve(endpoint, message.key);
       // Releasing twice is a race with nobody; releasing ours is not the client's to do.
@@ -85,8 +82,7 @@ bool ShmTransport::handle_from_client(Endpoint& endpoint, const ControlMessage& 
       revoke_imports(endpoint.id, key);
       return true;
     }
-    default:
-      return false;
+    default: return false;
   }
 }
 
@@ -102,11 +98,8 @@ bool ShmTransport::handle_from_listener(Endpoint& endpoint, Incoming& incoming) 
         transmit(endpoint, ControlMessage{.type = ControlType::kRelease, .key = message.key});
       }
       return true;
-    case ControlType::kRevoke:
-      revoke_imports(endpoint.id, unpack_key(message.key));
-      return true;
-    default:
-      return false;
+    case ControlType::kRevoke: revoke_imports(endpoint.id, unpack_key(message.key)); return true;
+    default: return false;
   }
 }
 
@@ -167,8 +160,7 @@ void ShmTransport::reply_import(Endpoint& endpoint, const ControlMessage& messag
 
 void ShmTransport::reply(Endpoint& endpoint, ControlType type, uint64_t request, Errc status, const RemoteKey& key,
                          int fd) {
-  const ControlMessage message{
-      .type = type, .request = request, .status = static_cast<uint32_t>(status), .key = key};
+  const ControlMessage message{.type = type, .request = request, .status = static_cast<uint32_t>(status), .key = key};
   transmit(endpoint, message, fd);
 }
 
@@ -204,7 +196,8 @@ Result<Reply> ShmTransport::call(Endpoint& endpoint, ControlMessage message, Dea
     if (endpoint.state != EndpointState::kOpen && !endpoint.reply.has_value()) status = Errc::kDisconnected;
   }
   endpoint.awaited_request = 0;
-  if (status.code() == Errc::kTimedOut) return Status(Errc::kTimedOut, "the listener does not answer a request for memory");
+  if (status.code() == Errc::kTimedOut)
+    return Status(Errc::kTimedOut, "the listener does not answer a request for memory");
   if (!status.ok()) return status;
   Reply answer = std::move(*endpoint.reply);
   endpoint.reply.reset();

@@ -18,7 +18,7 @@ namespace {
 constexpr int kSizeSeals = F_SEAL_SHRINK | F_SEAL_GROW;
 
 Status system_error(const char* what) {
-  const Errc code = errno == ENOMEM || errno == ENOSPC     ? Errc::kOutOfMemory
+  const Errc code = errno == ENOMEM || errno == ENOSPC   ? Errc::kOutOfMemory
                     : errno == EMFILE || errno == ENFILE ? Errc::kQuotaExceeded
                                                          : Errc::kIo;
   return Status(code, std::string(what) + ": " + std::strerror(errno));

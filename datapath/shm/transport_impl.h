@@ -69,7 +69,7 @@ class ShmTransport final : public Transport {
   void end(Endpoint& endpoint, Errc cause, Errc flushed);
 
   // -- requests.cc
-  void service(Endpoint& endpoint);
+  void service(Endpoint& endpoint, bool thorough = false);
   bool handle(Endpoint& endpoint, Incoming& incoming);
   bool handle_from_client(Endpoint& endpoint, const ControlMessage& message);
   bool handle_from_listener(Endpoint& endpoint, Incoming& incoming);
@@ -77,7 +77,8 @@ class ShmTransport final : public Transport {
   bool advance_allocations(Endpoint& endpoint);
   void finish_allocation(Endpoint& endpoint, PendingAllocation allocation);
   void reply_import(Endpoint& endpoint, const ControlMessage& message);
-  void reply(Endpoint& endpoint, ControlType type, uint64_t request, Errc status, const RemoteKey& key = {}, int fd = -1);
+  void reply(Endpoint& endpoint, ControlType type, uint64_t request, Errc status, const RemoteKey& key = {},
+             int fd = -1);
   void transmit(Endpoint& endpoint, const ControlMessage& message, int fd = -1);
   Result<Reply> call(Endpoint& endpoint, ControlMessage message, Deadline deadline);
 

@@ -50,11 +50,12 @@ bool Side::poll() {
 }
 
 struct ConformanceTest::PumpGuard::Pump {
-  explicit Pump(Side& side) : thread([this, &side] {
-    while (!done.load(std::memory_order_acquire)) {
-      if (!side.poll()) std::this_thread::yield();
-    }
-  }) {}
+  explicit Pump(Side& side)
+      : thread([this, &side] {
+          while (!done.load(std::memory_order_acquire)) {
+            if (!side.poll()) std::this_thread::yield();
+          }
+        }) {}
   ~Pump() {
     done.store(true, std::memory_order_release);
     thread.join();

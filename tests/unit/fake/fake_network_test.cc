@@ -15,7 +15,7 @@ namespace {
 Buffer message_of(std::vector<std::byte>& bytes) { return Buffer::borrow(bytes); }
 
 struct Outcome {
-  std::string trace;            // everything that was reported, in order
+  std::string trace;  // everything that was reported, in order
   uint64_t posted = 0;
   std::map<Errc, uint64_t> results;
   uint64_t arrived = 0;
@@ -100,8 +100,12 @@ TEST(FakeNetwork, EveryPostEndsOnceAndAClassStaysInOrderWhateverGoesWrong) {
   bool saw_break = false;
   bool saw_success = false;
   for (uint64_t seed = 1; seed <= 200; ++seed) {
-    const Outcome run = play({.seed = seed, .delay_ns_min = 0, .delay_ns_max = 300'000, .drop = seed % 2 == 0 ? 0.005 : 0,
-                          .reorder = 0.1, .disconnect = seed % 3 == 0 ? 0.005 : 0});
+    const Outcome run = play({.seed = seed,
+                              .delay_ns_min = 0,
+                              .delay_ns_max = 300'000,
+                              .drop = seed % 2 == 0 ? 0.005 : 0,
+                              .reorder = 0.1,
+                              .disconnect = seed % 3 == 0 ? 0.005 : 0});
     EXPECT_TRUE(run.in_order) << "seed " << seed;
     EXPECT_TRUE(run.ends == 0 || run.ends == 2) << "both sides see the end, once; seed " << seed;
     saw_timeout = saw_timeout || run.results.contains(Errc::kTimedOut);

@@ -50,9 +50,7 @@ TEST(Arena, RefusesSizesThatMakeNoSense) {
   EXPECT_EQ(Arena::make({.size_bytes = SIZE_MAX}).code(), Errc::kInvalidArgument);
 }
 
-TEST(Arena, SizesRoundUpToHugePages) {
-  EXPECT_EQ(make_arena(1)->memory().size(), size_t{2} << 20);
-}
+TEST(Arena, SizesRoundUpToHugePages) { EXPECT_EQ(make_arena(1)->memory().size(), size_t{2} << 20); }
 
 TEST(Arena, ContainsKnowsItsBounds) {
   auto arena = make_arena(2 << 20);

@@ -303,7 +303,8 @@ TEST_F(HostilePeerTest, DescriptorsThatNobodyAskedForAreClosed) {
   Client client = shake_hands();
   const size_t before = open_descriptors();
   for (int i = 0; i < 20; ++i) {
-    ASSERT_TRUE(client.channel.send(ControlMessage{.type = ControlType::kImport, .request = 1}, client.ring_fd.get()).ok());
+    ASSERT_TRUE(
+        client.channel.send(ControlMessage{.type = ControlType::kImport, .request = 1}, client.ring_fd.get()).ok());
     Incoming incoming;
     ASSERT_EQ(answer(client.channel, incoming), Incoming::Kind::kMessage);
     EXPECT_EQ(static_cast<Errc>(incoming.message.status), Errc::kPermission);

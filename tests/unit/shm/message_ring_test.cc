@@ -143,8 +143,10 @@ TEST_F(MessageRingTest, AnImpossibleHeadIsCorruptForTheSender) {
 
 TEST_F(MessageRingTest, ImplausibleHeadersAreCorrupt) {
   const std::vector<MessageHeader> hostile = {
-      {kMaxMessageBytes + 1, MessageKind::kMessage, 0, 0}, {UINT32_MAX, MessageKind::kMessage, 0, 0},
-      {1, MessageKind::kNotify, 0, 0},                     {0, static_cast<MessageKind>(0), 0, 0},
+      {kMaxMessageBytes + 1, MessageKind::kMessage, 0, 0},
+      {UINT32_MAX, MessageKind::kMessage, 0, 0},
+      {1, MessageKind::kNotify, 0, 0},
+      {0, static_cast<MessageKind>(0), 0, 0},
       {0, static_cast<MessageKind>(77), 0, 0},
   };
   for (const MessageHeader& header : hostile) {
@@ -180,8 +182,8 @@ TEST_F(MessageRingTest, NoiseIsSurvived) {
   for (int round = 0; round < 2'000; ++round) {
     SetUp();
     for (uint64_t i = 0; i < 64; ++i) {
-      forge_header(i, {static_cast<uint32_t>(random() % (kMaxMessageBytes + 100)), static_cast<MessageKind>(random() % 3),
-                       0, static_cast<uint32_t>(random())});
+      forge_header(i, {static_cast<uint32_t>(random() % (kMaxMessageBytes + 100)),
+                       static_cast<MessageKind>(random() % 3), 0, static_cast<uint32_t>(random())});
     }
     control_->tail.store(random() % (kRingUnits + 10));
     int taken = 0;
