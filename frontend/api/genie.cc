@@ -62,6 +62,7 @@ void add(Stats& out, SessionCore& core) {
   out.fetches += link.fetches;
   out.fetch_bytes += link.fetch_bytes;
   out.fetch_copied_bytes += link.fetch_copied_bytes;
+  out.snapshot_bytes += counters.snapshot_bytes;
   out.user_copied_bytes += counters.user_copied_bytes;
   for (std::string& failure : core.last_failures()) out.last_failures.push_back(std::move(failure));
 }

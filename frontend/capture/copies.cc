@@ -9,6 +9,7 @@
 
 #include "frontend/capture/recorder.h"
 #include "frontend/capture/registry.h"
+#include "frontend/device/pinned.h"
 
 namespace genie::frontend {
 namespace {
@@ -22,19 +23,34 @@ bool covers_storage(const at::Tensor& tensor) {
          !tensor.is_neg();
 }
 
-// Writes `source` into network-ready memory laid out as `target`, and makes it the first content of the target's storage.
-void upload_into_fresh(SessionCore& core, const at::Tensor& target, const at::Tensor& source) {
-  StorageState& state = usable_state(target);
+// The source's own bytes, where the program promised not to touch them (pinned, non_blocking) and the node is in this process.
+std::unique_ptr<session::Upload> lend(SessionCore& core, const at::Tensor& target, const at::Tensor& source) {
+  const bool as_is = source.scalar_type() == target.scalar_type() && source.strides() == target.strides() &&
+                     !source.is_conj() && !source.is_neg() && is_pinned_address(source.const_data_ptr());
+  if (!as_is) return nullptr;
+  auto* bytes = static_cast<std::byte*>(const_cast<void*>(source.const_data_ptr()));
+  return core.link().lend_upload({bytes, source.nbytes()}, std::make_shared<c10::Storage>(source.storage()));
+}
+
+// Writes `source` into network-ready memory laid out as `target`: the one pass.
+std::unique_ptr<session::Upload> snapshot(SessionCore& core, const at::Tensor& target, const at::Tensor& source) {
   const size_t size_bytes = target.storage().nbytes();
   auto memory = core.link().begin_upload(size_bytes);
   if (!memory.ok()) throw Error(memory.status());
-  {
-    const c10::InferenceMode plain;
-    at::Tensor snapshot = at::from_blob((*memory)->bytes().data(), target.sizes(), target.strides(),
-                                        at::TensorOptions(target.scalar_type()).device(at::kCPU));
-    snapshot.copy_(source);
-  }
+  const c10::InferenceMode plain;
+  at::Tensor written = at::from_blob((*memory)->bytes().data(), target.sizes(), target.strides(),
+                                     at::TensorOptions(target.scalar_type()).device(at::kCPU));
+  written.copy_(source);
   core.counters().snapshot_bytes.fetch_add(size_bytes, std::memory_order_relaxed);
+  return std::move(*memory);
+}
+
+// Makes `source` the first content of the target's storage.
+void upload_into_fresh(SessionCore& core, const at::Tensor& target, const at::Tensor& source, bool may_lend) {
+  StorageState& state = usable_state(target);
+  const size_t size_bytes = target.storage().nbytes();
+  std::unique_ptr<session::Upload> memory = may_lend ? lend(core, target, source) : nullptr;
+  if (memory == nullptr) memory = snapshot(core, target, source);
   Stream& stream = core.current_stream();
   bool full = false;
   {
@@ -43,20 +59,20 @@ void upload_into_fresh(SessionCore& core, const at::Tensor& target, const at::Te
     state.defined = true;
     state.writer.store(stream.open.number, std::memory_order_release);
     stream.slot_of(&state);
-    stream.uploads.push_back({StateRef(&state), std::move(*memory)});
+    stream.uploads.push_back({StateRef(&state), std::move(memory)});
     stream.upload_bytes += size_bytes;
     full = stream.upload_bytes >= core.limits().max_upload_bytes;
   }
   if (full) core.flush(stream, FlushReason::kLimit);
 }
 
-at::Tensor& upload_into(at::Tensor& self, const at::Tensor& source) {
+at::Tensor& upload_into(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
   SessionCore& core = core_of_tensor(self);
   StorageState& state = usable_state(self);
   const at::Tensor expanded = source.sizes() == self.sizes() ? source : source.expand(self.sizes());
   if (self.numel() == 0) return self;
   if (!state.defined && covers_storage(self)) {
-    upload_into_fresh(core, self, expanded);
+    upload_into_fresh(core, self, expanded, non_blocking);
     return self;
   }
   const at::Tensor staged = upload_copy(core, self.device(), source);
@@ -99,7 +115,7 @@ at::Tensor upload_copy(SessionCore& core, c10::Device device, const at::Tensor& 
   const auto strides = source.is_non_overlapping_and_dense() ? source.strides().vec()
                                                              : at::infer_dense_strides(source.sizes(), source.strides());
   at::Tensor target = make_lazy(core, device, source.sizes(), strides, source.scalar_type());
-  if (target.numel() > 0) upload_into_fresh(core, target, source);
+  if (target.numel() > 0) upload_into_fresh(core, target, source, false);
   return target;
 }
 
@@ -122,7 +138,7 @@ at::Tensor& copy_into(at::Tensor& self, const at::Tensor& source, bool non_block
   }
   TORCH_CHECK(self.device().is_privateuseone(), "cannot copy from ", source.device(), " to ", self.device(), ": go through the CPU");
   if (source.device().is_privateuseone() && usable_state(source).session != usable_state(self).session) {
-    return upload_into(self, fetch(source));  // another session's node: through this process
+    return upload_into(self, fetch(source), false);  // another session's node: through this process
   }
   if (source.device().is_privateuseone()) {
     static OpInfo& op = op_info("aten::copy_", "");
@@ -131,7 +147,7 @@ at::Tensor& copy_into(at::Tensor& self, const at::Tensor& source, bool non_block
     return self;
   }
   TORCH_CHECK(source.device().is_cpu(), "cannot copy from ", source.device(), " to ", self.device(), ": go through the CPU");
-  return upload_into(self, source);
+  return upload_into(self, source, non_blocking);
 }
 
 }  // namespace genie::frontend

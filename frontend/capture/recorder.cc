@@ -246,6 +246,7 @@ class Encoder {
     if (!value.defined()) return word(Tag::kUndefinedTensor, 0);
     if (!value.device().is_privateuseone()) return foreign(value, write);
     StorageState& state = usable_state(value);
+    if (state.session != out_.core) [[unlikely]] refuse_other_session(state, value);
     const auto* impl = value.unsafeGetTensorImpl();
     const auto sizes = impl->sizes();
     const bool contiguous = impl->strides() == at::IntArrayRef(c10::contiguous_strides(sizes));
@@ -260,6 +261,12 @@ class Encoder {
     }
     if (offset != 0) number(offset, false);
     out_.touched.push_back({&state, write ? Touch::kWrite : Touch::kRead});
+  }
+
+  // An index can pass from a closed session to a new one; two open sessions never share one.
+  [[noreturn]] void refuse_other_session(const StorageState& state, const at::Tensor& value) const {
+    if (!state.session->closed()) refuse_mixed(op_, *out_.device, value.device());
+    throw Error(Status(Errc::kDisconnected, "the session of an operand was closed: open one and send the tensor again"));
   }
 
   // A CPU operand: numbers travel by value; where PyTorch allows index tensors on the CPU, they are sent.

@@ -18,7 +18,6 @@ struct Registry {
   std::array<std::atomic<SessionCore*>, kMaxDevices> by_index{};
   std::mutex mutex;
   std::vector<std::shared_ptr<SessionCore>> cores;
-  int next_index = 0;
 };
 
 Registry& registry() {
@@ -28,22 +27,34 @@ Registry& registry() {
 
 thread_local int tls_device = 0;
 
+// Indices that no open session serves, in a row; -1 when there are none. Those of closed sessions are used again.
+int free_range(const Registry& all, int count) {
+  for (int first = 0; first + count <= kMaxDevices; ++first) {
+    int free = 0;
+    while (free < count) {
+      const SessionCore* core = all.by_index[static_cast<size_t>(first + free)].load(std::memory_order_acquire);
+      if (core != nullptr && !core->closed()) break;
+      ++free;
+    }
+    if (free == count) return first;
+  }
+  return -1;
+}
+
 Result<std::shared_ptr<SessionCore>> connect_locked(Registry& all, std::string_view uri, const session::LinkOptions& options) {
   auto made = SessionCore::connect(uri, options);
   if (!made.ok()) return made;
   const int count = 1 + static_cast<int>((*made)->node().devices.size());
-  if (all.next_index + count > kMaxDevices) {
+  const int first = free_range(all, count);
+  if (first < 0) {
     return Status(Errc::kQuotaExceeded,
-                  fmt::format("this process has {} device indices, {} are taken and '{}' needs {}: close what you no longer need "
-                              "in another process, or use fewer sessions",
-                              kMaxDevices, all.next_index, uri, count));
+                  fmt::format("'{}' needs {} device indices in a row and the {} of this process are taken: close sessions that you "
+                              "no longer need",
+                              uri, count, kMaxDevices));
   }
-  (*made)->set_devices(all.next_index, count);
+  (*made)->set_devices(first, count);
   all.cores.push_back(*made);
-  for (int i = 0; i < count; ++i) {
-    all.by_index[static_cast<size_t>(all.next_index + i)].store(made->get(), std::memory_order_release);
-  }
-  all.next_index += count;
+  for (int i = first; i < first + count; ++i) all.by_index[static_cast<size_t>(i)].store(made->get(), std::memory_order_release);
   return made;
 }
 
@@ -59,7 +70,7 @@ SessionCore& core_of(int device_index) {
   Registry& all = registry();
   const std::lock_guard<std::mutex> guard(all.mutex);
   if (SessionCore* core = find_core(device_index)) return *core;
-  if (all.next_index == 0) {
+  if (all.cores.empty()) {
     const char* cluster = std::getenv("GENIE_CLUSTER");
     const std::string uri = cluster == nullptr || *cluster == '\0' ? "embedded:" : cluster;
     GENIE_LOG_WARN("no session was opened: connecting to {} ({})", uri,
@@ -67,9 +78,8 @@ SessionCore& core_of(int device_index) {
     if (auto made = connect_locked(all, uri, {}); !made.ok()) throw Error(made.status());
     if (SessionCore* core = find_core(device_index)) return *core;
   }
-  throw Error(Status(Errc::kNotFound, fmt::format("no session serves remote_accelerator:{} ({} indices are in use): open one with "
-                                                  "genie::Session::connect()",
-                                                  device_index, all.next_index)));
+  throw Error(Status(Errc::kNotFound,
+                     fmt::format("no session serves remote_accelerator:{}: open one with genie::Session::connect()", device_index)));
 }
 
 Result<std::shared_ptr<SessionCore>> connect_session(std::string_view uri, const session::LinkOptions& options) {

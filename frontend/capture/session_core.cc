@@ -84,15 +84,16 @@ Stream& SessionCore::current_stream() {
     c10::ThreadLocalDebugInfo::_push(kTagKind, std::move(fresh));
   }
   auto& mine = tag->streams[static_cast<size_t>(first_device_)];
-  if (Stream* stream = mine.load(std::memory_order_acquire)) return *stream;
+  // A session that was closed may have left its stream at our index.
+  if (Stream* stream = mine.load(std::memory_order_acquire); stream != nullptr && stream->owner == this) return *stream;
   const std::lock_guard<std::mutex> guard(streams_mutex_);
-  if (Stream* stream = mine.load(std::memory_order_acquire)) return *stream;
+  if (Stream* stream = mine.load(std::memory_order_acquire); stream != nullptr && stream->owner == this) return *stream;
   for (auto& stream : streams_) {
     if (!stream->abandoned.exchange(false, std::memory_order_acq_rel)) continue;
     mine.store(stream.get(), std::memory_order_release);
     return *stream;
   }
-  streams_.push_back(std::make_unique<Stream>(static_cast<uint32_t>(streams_.size())));
+  streams_.push_back(std::make_unique<Stream>(this, static_cast<uint32_t>(streams_.size())));
   streams_.back()->begin_segment();
   mine.store(streams_.back().get(), std::memory_order_release);
   return *streams_.back();

@@ -96,9 +96,10 @@ struct PendingUpload {
 };
 
 struct Stream {
-  explicit Stream(uint32_t number) : number(number) {}
+  Stream(const SessionCore* owner, uint32_t number) : owner(owner), number(number) {}
 
   SpinLock lock;
+  const SessionCore* const owner;
   const uint32_t number;           // in its session
   uint32_t epoch = 0;              // moved on after a failure, under the session's flush lock
   Segment open;

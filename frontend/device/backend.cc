@@ -1,7 +1,6 @@
 // The device `remote_accelerator` as PyTorch sees it: name, guard, hooks.
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
-#include <c10/core/CPUAllocator.h>
 #include <c10/core/StorageImpl.h>
 #include <torch/library.h>
 
@@ -11,6 +10,7 @@
 #include "frontend/device/allocator.h"
 #include "frontend/device/backend.h"
 #include "frontend/device/generator.h"
+#include "frontend/device/pinned.h"
 
 namespace genie::frontend {
 namespace {
@@ -65,8 +65,8 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex index) const override { return exchangeDevice(index); }
   const at::Generator& getDefaultGenerator(c10::DeviceIndex index) const override { return default_generator(index); }
   at::Generator getNewGenerator(c10::DeviceIndex index) const override { return new_generator(index); }
-  bool isPinnedPtr(const void*) const override { return false; }
-  c10::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
+  bool isPinnedPtr(const void* address) const override { return is_pinned_address(address); }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return pinned_allocator(); }
   at::Device getDeviceFromPtr(void*) const override { refuse_data_access(nullptr); return at::Device(kRemote); }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t new_bytes) const override { resize_storage(storage, new_bytes); }
 };

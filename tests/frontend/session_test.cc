@@ -1,0 +1,209 @@
+// Bytes in and out, limits, sessions and failures. Runs on a node inside the process or, with GENIE_TEST_REMOTE=1, on a genie-node
+// process over shared memory.
+#include <genie/genie.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <optional>
+#include <thread>
+
+#include "tests/e2e/node_process.h"
+
+namespace {
+
+bool remote_mode() { return std::getenv("GENIE_TEST_REMOTE") != nullptr; }
+
+// Every test opens a session of its own; a process has a bounded number of device indices, so they are counted.
+class SessionTest : public ::testing::Test {
+ protected:
+  void SetUp() override { start({}); }
+  void start(std::vector<std::string> flags) {
+    session.reset();
+    node.reset();
+    if (remote_mode()) {
+      node.emplace(std::move(flags));
+      ASSERT_TRUE(node->wait_ready()) << node->errors();
+    }
+    session.emplace(genie::Session::connect(node ? node->uri() : "embedded:"));
+  }
+  void TearDown() override {
+    session.reset();
+    node.reset();
+  }
+  torch::Device device() const { return session->device(0); }
+
+  std::optional<genie::test::NodeProcess> node;
+  std::optional<genie::Session> session;
+};
+
+TEST_F(SessionTest, CopiesAreCounted) {
+  constexpr int64_t kBytes = int64_t{4} << 20;
+  auto source = torch::randn({kBytes / 4});
+  const auto expected = source.clone();
+  const auto before = session->stats();
+  auto remote = source.to(device());
+  source.zero_();
+  auto value = remote.cpu();
+  const auto after = session->stats();
+  EXPECT_TRUE(torch::equal(value, expected));
+  EXPECT_EQ(after.snapshot_bytes - before.snapshot_bytes, static_cast<uint64_t>(kBytes)) << "the snapshot is the one pass";
+  EXPECT_EQ(after.upload_copied_bytes, before.upload_copied_bytes) << "nothing copies a large upload again";
+  EXPECT_EQ(after.fetch_copied_bytes - before.fetch_copied_bytes, static_cast<uint64_t>(kBytes)) << "exactly one copy down";
+  EXPECT_EQ(after.user_copied_bytes, before.user_copied_bytes);
+
+  remote.mul_(2);
+  EXPECT_TRUE(torch::equal(value, expected)) << "a fetched tensor is private: the remote write does not reach it";
+  value.fill_(1);
+  EXPECT_TRUE(torch::equal(remote.cpu(), expected * 2)) << "nor does a write to it reach the remote tensor";
+  auto brought = torch::empty_like(expected);
+  brought.copy_(remote);
+  EXPECT_TRUE(torch::equal(brought, expected * 2));
+  EXPECT_EQ(session->stats().user_copied_bytes - after.user_copied_bytes, static_cast<uint64_t>(kBytes));
+}
+
+TEST_F(SessionTest, PinnedMemoryIsLentToAnEmbeddedNode) {
+  auto source = torch::randn({1 << 18}).pin_memory();
+  EXPECT_TRUE(source.is_pinned());
+  const auto before = session->stats();
+  const auto remote = source.to(device(), torch::kFloat, /*non_blocking=*/true);
+  EXPECT_EQ(remote.sum().item<float>(), source.sum().item<float>());
+  const auto after = session->stats();
+  const uint64_t passes = after.snapshot_bytes - before.snapshot_bytes;
+  EXPECT_EQ(passes, remote_mode() ? source.nbytes() : 0U);
+}
+
+TEST_F(SessionTest, ResultsOutliveSessionAndNode) {
+  const auto expected = torch::randn({300, 300});
+  const auto value = (expected.to(device()) * 2).cpu();
+  session.reset();
+  node.reset();
+  EXPECT_TRUE(torch::equal(value, expected * 2));
+}
+
+TEST_F(SessionTest, UsingATensorOfAClosedSessionIsAnError) {
+  const auto tensor = torch::ones({4}).to(device());
+  session->close();
+  EXPECT_THROW((void)tensor.cpu(), genie::Error);
+}
+
+TEST_F(SessionTest, LongTracesAreCutAtTheLimit) {
+  auto x = torch::zeros({4}).to(device());
+  constexpr int kOps = 20'000;
+  for (int i = 0; i < kOps; ++i) x.add_(1);
+  EXPECT_EQ(x[0].item<float>(), static_cast<float>(kOps));
+  const auto stats = session->stats();
+  EXPECT_EQ(stats.flush_reasons.at("limit"), 2U);
+  EXPECT_EQ(stats.executed_ops, static_cast<uint64_t>(kOps));
+}
+
+TEST_F(SessionTest, SmallUploadsAndManyStoragesWork) {
+  std::vector<torch::Tensor> local;
+  std::vector<torch::Tensor> remote;
+  for (int i = 0; i < 300; ++i) {
+    local.push_back(torch::full({1 + i % 7, 3}, i));
+    remote.push_back(local.back().to(device()));
+  }
+  for (int i = 0; i < 300; ++i) EXPECT_TRUE(torch::equal(remote[static_cast<size_t>(i)].cpu(), local[static_cast<size_t>(i)]));
+}
+
+TEST_F(SessionTest, ThreadsOrderTheirTouchesOfOneTensor) {
+  auto shared = torch::zeros({8}).to(device());
+  for (int round = 0; round < 20; ++round) {
+    std::thread([&] { shared.add_(1); }).join();
+    shared.mul_(2);
+  }
+  auto expected = torch::zeros({8});
+  for (int round = 0; round < 20; ++round) expected.add_(1).mul_(2);
+  EXPECT_TRUE(torch::equal(shared.cpu(), expected));
+  EXPECT_GE(session->stats().flush_reasons.at("conflict"), 20U);
+}
+
+TEST_F(SessionTest, ASharedModelIsReadByThreadsWithoutCutting) {
+  const torch::NoGradGuard no_grad;
+  const auto weight = torch::randn({16, 16});
+  const auto remote_weight = weight.to(device());
+  (void)remote_weight.sum().item<float>();
+  auto run = [&] {
+    const torch::NoGradGuard in_thread;
+    const auto x = torch::ones({2, 16});
+    for (int i = 0; i < 30; ++i) EXPECT_TRUE(torch::equal(x.to(device()).mm(remote_weight).cpu(), x.mm(weight)));
+  };
+  const auto before = session->stats();
+  std::thread first(run);
+  std::thread second(run);
+  first.join();
+  second.join();
+  EXPECT_EQ(session->stats().flushes - before.flushes, 60U);
+}
+
+TEST_F(SessionTest, EagerModeRaisesAtTheLine) {
+  genie::set_lazy(false);
+  const auto table = torch::ones({3, 2}).to(device());
+  const auto index = torch::tensor({7}).to(device());
+  EXPECT_THROW((void)torch::embedding(table, index), genie::Error);
+  EXPECT_EQ((table + 1).sum().item<float>(), 12.0F);
+  genie::set_lazy(true);
+}
+
+TEST_F(SessionTest, MixedDevicesAreRefusedAsPyTorchDoes) {
+  const auto remote = torch::ones({3}).to(device());
+  const auto local = torch::ones({3});
+  try {
+    (void)(remote + local);
+    FAIL();
+  } catch (const c10::Error& error) {
+    EXPECT_NE(std::string(error.what()).find("Expected all tensors to be on the same device"), std::string::npos);
+  }
+  EXPECT_EQ((remote + torch::tensor(2.0F)).sum().item<float>(), 9.0F) << "0-dim CPU tensors mix";
+}
+
+TEST_F(SessionTest, TooManySessionsIsAClearError) {
+  std::vector<genie::Session> many;
+  try {
+    for (int i = 0; i < 20; ++i) many.push_back(genie::Session::connect("embedded:"));
+    FAIL() << "a process has 16 indices";
+  } catch (const genie::Error& error) {
+    EXPECT_EQ(error.status().code(), genie::Errc::kQuotaExceeded);
+  }
+  EXPECT_EQ(torch::ones({3}).to(device()).sum().item<float>(), 3.0F);
+}
+
+TEST_F(SessionTest, ANodeThatIsNotThereIsNamed) {
+  genie::SessionOptions options;
+  options.connect_timeout_ms = 2'000;
+  const auto missing = genie::Session::try_connect("unix:/nonexistent/genie.sock", options);
+  ASSERT_FALSE(missing.ok());
+  EXPECT_NE(missing.status().to_string().find("/nonexistent/genie.sock"), std::string::npos) << missing.status().to_string();
+  EXPECT_FALSE(genie::Session::try_connect("carrier-pigeon:home", options).ok());
+}
+
+TEST_F(SessionTest, MemoryQuotaIsAnErrorThatSaysWhatToDo) {
+  if (!remote_mode()) GTEST_SKIP() << "an embedded node has no memory quota";
+  start({"--memory-quota", "4MiB"});
+  const auto fits = torch::ones({1000}).to(device());
+  const auto big = torch::zeros({int64_t{4} << 20}, device());
+  try {
+    (void)big.sum().item<float>();
+    FAIL() << "16 MiB do not fit into 4 MiB";
+  } catch (const genie::Error& error) {
+    EXPECT_NE(std::string(error.what()).find("--memory-quota"), std::string::npos) << error.what();
+  }
+  EXPECT_EQ(fits.sum().item<float>(), 1000.0F);
+}
+
+TEST_F(SessionTest, AKilledNodeEndsPendingWork) {
+  if (!remote_mode()) GTEST_SKIP() << "an embedded node ends with this process";
+  auto x = torch::randn({64, 64}).to(device());
+  (void)x.sum().item<float>();
+  for (int i = 0; i < 100; ++i) x = x.mm(x).tanh();
+  node->signal(SIGKILL);
+  try {
+    (void)x.cpu();
+    FAIL() << "the node is gone";
+  } catch (const genie::Error& error) {
+    EXPECT_NE(std::string(error.what()).find("node"), std::string::npos) << error.what();
+  }
+  EXPECT_THROW((void)(x + 1).cpu(), genie::Error);
+}
+
+}  // namespace
