@@ -1,52 +1,25 @@
 // `genie run` as a user calls it: a process, its exit status, what it prints.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <torch/headeronly/version.h>
 #include <torch/script.h>
-#include <unistd.h>
 
-#include <array>
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "tests/e2e/run_command.h"
+
 namespace {
 
 using Json = nlohmann::json;
 
-struct Ran {
-  int status = -1;
-  std::string out;
-  std::string err;
-};
-
-std::string read_all(FILE* file) {
-  std::string text;
-  std::array<char, 4096> chunk;
-  while (const size_t got = fread(chunk.data(), 1, chunk.size(), file)) text.append(chunk.data(), got);
-  return text;
-}
+using genie::test::Ran;
 
 // `environment` stands in front of the command, as in a shell.
 Ran run(const std::string& arguments, const std::string& environment = "") {
-  Ran ran;
-  char errors[] = "/tmp/genie_run_err_XXXXXX";
-  const int fd = mkstemp(errors);
-  if (fd < 0) return ran;
-  FILE* pipe = popen((environment + GENIE_PROGRAM " " + arguments + " 2>" + errors + " </dev/null").c_str(), "r");
-  if (pipe != nullptr) {
-    ran.out = read_all(pipe);
-    const int raw = pclose(pipe);
-    ran.status = WIFEXITED(raw) ? WEXITSTATUS(raw) : 128 + WTERMSIG(raw);
-  }
-  FILE* file = fdopen(fd, "r");
-  ran.err = read_all(file);
-  fclose(file);
-  unlink(errors);
-  return ran;
+  return genie::test::run_command(environment + GENIE_PROGRAM " " + arguments);
 }
 
 class GenieRun : public testing::Test {
@@ -157,6 +130,7 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{"ModelFails", "run %/failing.pt --device cpu --random 2x3", 5, "shape '[7, 11, 13]' is invalid"},
         Wrong{"ModelFailsOnNode", "run %/failing.pt --cluster embedded: --random 2x3", 5, "[7, 11, 13]"},
         Wrong{"NoArguments", "run %/affine.pt --device cpu", 5, "missing value for argument 'x'"},
+        Wrong{"NoNode", "run %/affine.pt --cluster unix:%/none.sock --random 2x3", 4, "none.sock"},
         Wrong{"Cluster", "run %/affine.pt --cluster gopher:hole --random 2x3", 2, "embedded:"}),
     [](const testing::TestParamInfo<Wrong>& info) { return info.param.name; });
 
