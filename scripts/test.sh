@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs tests.
 #
-#   scripts/test.sh             the suite main
+#   scripts/test.sh             the default suites: main and install
 #   scripts/test.sh SUITE...    these suites; `all` means every one
 #   scripts/test.sh --list      the names of the suites, and what each shows
 #
@@ -44,7 +44,7 @@ for argument in "$@"; do
       ;;
   esac
 done
-[ "${#chosen[@]}" -gt 0 ] || chosen=(main)
+[ "${#chosen[@]}" -gt 0 ] || chosen=(main install)
 
 results=$(mktemp -d)
 trap 'rm -rf "$results" "$results.install"' EXIT
