@@ -44,8 +44,8 @@ struct RemoteKey {
 struct Region {
   std::byte* data = nullptr;
   size_t size = 0;
-  MemoryKey key;      // local handle
-  RemoteKey remote;   // what the peer needs to address it
+  MemoryKey key;     // local handle
+  RemoteKey remote;  // what the peer needs to address it
 };
 
 // A peer's region, made usable here by import_region().
@@ -85,9 +85,9 @@ struct PostOptions {
 
 struct Capabilities {
   std::string_view name;
-  bool maps_remote_memory = false;      // RemoteRegion::mapped is set
-  bool registers_any_memory = false;    // register_memory() works on memory that allocate() did not make
-  size_t max_send_bytes = 0;            // largest small message
+  bool maps_remote_memory = false;    // RemoteRegion::mapped is set
+  bool registers_any_memory = false;  // register_memory() works on memory that allocate() did not make
+  size_t max_send_bytes = 0;          // largest small message
 };
 
 class Transport {
