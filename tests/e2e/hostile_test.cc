@@ -313,14 +313,16 @@ TEST_F(Hostile, AnotherClientsKey) {
 TEST_F(Hostile, MoreInFlightThanAllowed) {
   expect_refused(
       [](RawClient& client) {
-        // One slow submission in front: many uploads that are copied on the worker.
+        // Slow ones again and again, so that the worker stays behind however slowly we get to run: each copies a window
+        // several times.
         const size_t bytes = size_t{16} << 20;
         const uint64_t window = client.region(bytes, true).first;
-        wire::SubmissionMessage slow;
-        for (uint64_t id = 1; id <= 64; ++id) slow.uploads.push_back({.storage = {id, 0}, .region = window, .offset = 0, .size = bytes});
-        if (!client.send(wire::ClientMessage(slow))) return;
         for (uint32_t i = 0; i < 4 * client.answer().in_flight_max; ++i) {
-          if (!client.send(wire::ClientMessage(wire::SubmissionMessage{.ticket = i + 2}))) return;
+          wire::SubmissionMessage message{.ticket = i + 1};
+          if (i % 32 == 0) {
+            message.uploads.resize(8, {.storage = {1, 0}, .region = window, .offset = 0, .size = bytes});
+          }
+          if (!client.send(wire::ClientMessage(message))) return;
         }
       },
       "in flight");
