@@ -21,6 +21,9 @@ class GrpcControlClient final : public ControlClient {
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
     // A connection of its own: another session's failed attempts do not slow this one down.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    // An idle session keeps no connection here: it costs the node memory, and the next call makes a new one.
+    constexpr int kIdleMs = 10'000;
+    arguments.SetInt(GRPC_ARG_CLIENT_IDLE_TIMEOUT_MS, kIdleMs);
     channel_ = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
     stub_ = v1::Control::NewStub(channel_);
   }

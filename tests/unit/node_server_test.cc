@@ -1,0 +1,165 @@
+// A node server and its clients in one process, so that sanitizers see both sides.
+#include "src/node/server.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <atomic>
+#include <cstring>
+#include <filesystem>
+#include <thread>
+#include <vector>
+
+#include "src/session/link.h"
+
+namespace genie::node {
+namespace {
+
+class Server : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = ::testing::TempDir() + "genie-server-XXXXXX";
+    folder_ = ::mkdtemp(pattern.data());
+  }
+  void TearDown() override {
+    server_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+
+  std::string uri() const { return "unix:" + folder_ + "/node.sock"; }
+  void serve(uint64_t attach_timeout_ms = 10'000) {
+    ServerOptions options;
+    options.node.name = "inside";
+    options.listen = {uri()};
+    options.attach_timeout_ms = attach_timeout_ms;
+    Result<std::unique_ptr<NodeServer>> server = NodeServer::start(std::move(options));
+    ASSERT_TRUE(server.ok()) << server.status().to_string();
+    server_ = std::move(*server);
+  }
+  std::unique_ptr<session::Link> open() const {
+    auto link = session::Link::open(uri(), {});
+    EXPECT_TRUE(link.ok()) << link.status().to_string();
+    return std::move(*link);
+  }
+  bool becomes_empty() const {
+    const Deadline deadline = Deadline::after_ms(60'000);
+    while (!deadline.expired()) {
+      const control::NodeReport report = server_->report();
+      if (report.sessions == 0 && report.regions == 0) return true;
+      std::this_thread::yield();
+    }
+    return false;
+  }
+
+  std::string folder_;
+  std::unique_ptr<NodeServer> server_;
+};
+
+bool carry(session::Link& link, uint32_t stream, uint64_t id, size_t size) {
+  auto memory = link.begin_upload(size);
+  if (!memory) return false;
+  std::memset((*memory)->bytes().data(), static_cast<int>(id & 0xFF), size);
+  session::Submission submission;
+  submission.stream = stream;
+  submission.uploads.push_back({.storage = {id, 0}, .memory = std::move(*memory)});
+  submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = size});
+  submission.frees = {id - 1};
+  auto ticket = link.submit(std::move(submission));
+  if (!ticket || !link.wait(**ticket).ok() || !(*ticket)->outcome().status.ok()) return false;
+  const auto bytes = (*ticket)->outcome().fetched[0]->bytes();
+  return bytes.size() == size && bytes.back() == std::byte(id & 0xFF);
+}
+
+TEST_F(Server, ManyThreadsOfManySessions) {
+  serve();
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong{0};
+  std::vector<std::unique_ptr<session::Link>> links;
+  for (int i = 0; i < 2; ++i) links.push_back(open());
+  for (uint32_t t = 0; t < 6; ++t) {
+    threads.emplace_back([&, t] {
+      for (uint64_t i = 1; i <= 60; ++i) {
+        const uint64_t id = (static_cast<uint64_t>(t) << 32) + i;
+        if (!carry(*links[t % 2], t, id, i % 20 == 0 ? 300'000 : 10 * i)) ++wrong;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+  links.clear();
+  EXPECT_TRUE(becomes_empty());
+}
+
+TEST_F(Server, ClosingWhileOthersWait) {
+  serve();
+  for (int round = 0; round < 5; ++round) {
+    const auto link = open();
+    std::vector<std::thread> threads;
+    for (uint32_t t = 0; t < 3; ++t) {
+      threads.emplace_back([&, t] {
+        // Until the link says that it is closed.
+        for (uint64_t i = 1; carry(*link, t, (static_cast<uint64_t>(t) << 32) + i, 2000); ++i) {
+        }
+      });
+    }
+    EXPECT_TRUE(carry(*link, 9, 1ULL << 40, 100));
+    link->close();
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(link->submit({}).code(), Errc::kCancelled);
+  }
+  EXPECT_TRUE(becomes_empty());
+}
+
+TEST_F(Server, StoppingEndsItsClients) {
+  serve();
+  const auto link = open();
+  std::thread worker([&] {
+    for (uint64_t i = 1; carry(*link, 0, i, 2000); ++i) {
+    }
+  });
+  EXPECT_TRUE(carry(*link, 1, 1ULL << 40, 100));
+  server_->stop();
+  worker.join();
+  EXPECT_EQ(link->submit({}).code(), Errc::kDisconnected);
+}
+
+TEST_F(Server, ASessionThatNeverConnectsIsDropped) {
+  serve(10);
+  auto client = control::ControlClient::make(uri(), "");
+  ASSERT_TRUE(client.ok());
+  const executor::OperatorSet mine = executor::operator_set();
+  ASSERT_TRUE((*client)
+                  ->open({.protocol_version = wire::kProtocolVersion,
+                          .torch_version = mine.torch_version,
+                          .schema_hash = mine.schema_hash},
+                         Deadline::after_ms(10'000))
+                  .ok());
+  EXPECT_TRUE(becomes_empty());
+}
+
+// The node's part is the 72 KiB of rings and what gRPC keeps until the connection is idle for long; here both sides count,
+// the rings twice.
+TEST_F(Server, IdleSessionsAreCheap) {
+  serve();
+  const auto resident_bytes = [] {
+    size_t pages = 0;
+    size_t resident = 0;
+    if (FILE* file = std::fopen("/proc/self/statm", "r")) {
+      if (std::fscanf(file, "%zu %zu", &pages, &resident) != 2) resident = 0;
+      std::fclose(file);
+    }
+    return resident * 4096;
+  };
+  std::vector<std::unique_ptr<session::Link>> links;
+  for (int i = 0; i < 10; ++i) links.push_back(open());  // what is made once is there now
+  const size_t before = resident_bytes();
+  for (int i = 0; i < 50; ++i) links.push_back(open());
+  const size_t each = (resident_bytes() - before) / 50;
+  std::printf("resident bytes per idle session, client and node together: %zu\n", each);
+  RecordProperty("bytes_per_idle_session", std::to_string(each));
+  EXPECT_LT(each, 400'000U);
+  EXPECT_EQ(server_->report().regions, 0U);
+}
+
+}  // namespace
+}  // namespace genie::node
