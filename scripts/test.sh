@@ -111,7 +111,7 @@ suite_tsan() {
 }
 
 suite_coverage() {
-  configure build-coverage --buildtype=debug -Db_coverage=true -Dcpp_args=-fprofile-update=atomic
+  configure build-coverage -Doptimization=0 -Db_coverage=true -Dcpp_args=-fprofile-update=atomic
   build build-coverage
   find "$GENIE_ROOT/build-coverage" -name '*.gcda' -delete
   run_meson_tests coverage build-coverage --suite main --timeout-multiplier 4
