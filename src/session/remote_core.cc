@@ -156,7 +156,9 @@ Result<RemoteCore::OwnRegion> RemoteCore::request_region(size_t size, bool windo
   const Guard guard(*this);
   calls_.erase(number);
   if (!waited.ok()) {
-    // An answer that comes after all finds nobody; the region stays with the node until the session ends.
+    if (call->done.load(std::memory_order_acquire) && call->answer.status.ok()) {
+      region_releases_.push_back(call->answer.region);
+    }
     return waited;
   }
   GENIE_TRY(call->answer.status);
@@ -205,7 +207,11 @@ void RemoteCore::on_message_locked(datapath::Completion& completion) {
   if (auto* done = std::get_if<wire::CompletionMessage>(&*message)) return on_completion_locked(std::move(*done));
   if (auto* answer = std::get_if<wire::RegionAnswer>(&*message)) {
     const auto call = calls_.find(answer->request);
-    if (call == calls_.end()) return;
+    if (call == calls_.end()) {
+      // Whoever asked has given up waiting.
+      if (answer->status.ok()) region_releases_.push_back(answer->region);
+      return;
+    }
     call->second->answer = std::move(*answer);
     call->second->done.store(true, std::memory_order_release);
     return notify_waiters();

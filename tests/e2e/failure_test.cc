@@ -350,6 +350,11 @@ TEST(Failure, AStoppedNodeIsATimeOut) {
   while (later.code() == Errc::kTimedOut && !deadline.expired()) later = link->wait(**ticket);
   EXPECT_TRUE(later.ok()) << later.to_string();
   EXPECT_TRUE((*ticket)->outcome().status.ok());
+  // The memory that was asked for in vain goes back with the next submission.
+  EXPECT_TRUE(node.eventually([&](const control::NodeReport& report) {
+    EXPECT_TRUE(submit(*link, {})->outcome().status.ok());
+    return report.regions == 1;
+  }));
 }
 
 TEST(Failure, ALongStepIsNoTimeOutWhileItMoves) {
