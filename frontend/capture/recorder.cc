@@ -84,6 +84,16 @@ class ScratchLease {
               "! (when calling ", op.name, "; move the tensor first: x.to(\"", one, "\"))");
 }
 
+// Whether the strides are exactly what a contiguous tensor's would be (libtorch lets those of size-1 dimensions differ).
+bool spelled_contiguously(at::IntArrayRef sizes, at::IntArrayRef strides) {
+  int64_t expected = 1;
+  for (size_t i = sizes.size(); i-- > 0;) {
+    if (strides[i] != expected) return false;
+    expected *= std::max<int64_t>(sizes[i], 1);
+  }
+  return true;
+}
+
 class Encoder {
  public:
   Encoder(OpInfo& op, c10::ArrayRef<c10::IValue> args, Scratch& out) : op_(op), args_(args), out_(out) {}
@@ -249,7 +259,7 @@ class Encoder {
     if (state.session != out_.core) [[unlikely]] refuse_other_session(state, value);
     const auto* impl = value.unsafeGetTensorImpl();
     const auto sizes = impl->sizes();
-    const bool contiguous = impl->strides() == at::IntArrayRef(c10::contiguous_strides(sizes));
+    const bool contiguous = spelled_contiguously(sizes, impl->strides());
     const int64_t offset = impl->storage_offset();
     word(Tag::kTensor, (static_cast<uint32_t>(value.scalar_type()) << TensorBits::kDtypeShift) |
                            (static_cast<uint32_t>(sizes.size()) << TensorBits::kRankShift) |

@@ -7,7 +7,8 @@
 #include <c10/util/strides.h>
 #include <xxhash.h>
 
-#include <unordered_map>
+#include <algorithm>
+#include <deque>
 
 namespace genie::frontend {
 namespace {
@@ -15,12 +16,46 @@ namespace {
 constexpr size_t kMaxCachedShapes = size_t{1} << 16;
 
 struct CacheEntry {
+  uint64_t hash = 0;
   const OpInfo* op = nullptr;
   std::vector<int64_t> key;
   OutputMeta outputs;
 };
 
-using Cache = std::unordered_multimap<uint64_t, CacheEntry>;
+// Open addressing over stable entries: a lookup is one probe and one comparison of the key.
+class Cache {
+ public:
+  const OutputMeta* find(const OpInfo& op, std::span<const int64_t> key, uint64_t hash) const {
+    for (size_t at = hash & mask();; at = (at + 1) & mask()) {
+      const CacheEntry* entry = table_[at];
+      if (entry == nullptr) return nullptr;
+      if (entry->hash == hash && entry->op == &op && std::equal(key.begin(), key.end(), entry->key.begin(), entry->key.end())) {
+        return &entry->outputs;
+      }
+    }
+  }
+  const OutputMeta* add(CacheEntry entry) {
+    // A bound, not a policy: programs whose shapes never repeat must not grow without end.
+    if (entries_.size() >= kMaxCachedShapes) *this = Cache();
+    if (entries_.size() * 2 >= table_.size()) grow();
+    return &place(&entries_.emplace_back(std::move(entry)))->outputs;
+  }
+
+ private:
+  size_t mask() const { return table_.size() - 1; }
+  const CacheEntry* place(const CacheEntry* entry) {
+    size_t at = entry->hash & mask();
+    while (table_[at] != nullptr) at = (at + 1) & mask();
+    return table_[at] = entry;
+  }
+  void grow() {
+    table_.assign(table_.size() * 2, nullptr);
+    for (const CacheEntry& entry : entries_) place(&entry);
+  }
+
+  std::deque<CacheEntry> entries_;
+  std::vector<const CacheEntry*> table_ = std::vector<const CacheEntry*>(1024, nullptr);
+};
 
 Cache& cache() {
   thread_local Cache instance;
@@ -31,19 +66,8 @@ uint64_t hash_of(const OpInfo& op, std::span<const int64_t> key) {
   return XXH3_64bits_withSeed(key.data(), key.size_bytes(), op.index);
 }
 
-const OutputMeta* look_up(const OpInfo& op, std::span<const int64_t> key, uint64_t hash) {
-  auto [at, end] = cache().equal_range(hash);
-  for (; at != end; ++at) {
-    const CacheEntry& entry = at->second;
-    if (entry.op == &op && std::equal(key.begin(), key.end(), entry.key.begin(), entry.key.end())) return &entry.outputs;
-  }
-  return nullptr;
-}
-
 const OutputMeta* store(const OpInfo& op, std::span<const int64_t> key, uint64_t hash, OutputMeta outputs) {
-  // A bound, not a policy: programs whose shapes never repeat must not grow without end.
-  if (cache().size() >= kMaxCachedShapes) cache().clear();
-  return &cache().emplace(hash, CacheEntry{&op, {key.begin(), key.end()}, std::move(outputs)})->second.outputs;
+  return cache().add(CacheEntry{hash, &op, {key.begin(), key.end()}, std::move(outputs)});
 }
 
 at::Tensor to_meta(const at::Tensor& tensor) {
@@ -183,7 +207,7 @@ void ShapeRequest::add_undefined() {
 
 const OutputMeta* infer(const OpInfo& op, c10::ArrayRef<c10::IValue> args, std::span<const int64_t> key, ShapeSource& source) {
   const uint64_t hash = hash_of(op, key);
-  if (const OutputMeta* known = look_up(op, key, hash)) {
+  if (const OutputMeta* known = cache().find(op, key, hash)) {
     source = ShapeSource::kCache;
     return known;
   }

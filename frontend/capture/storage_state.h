@@ -27,6 +27,10 @@ struct StorageState {
   StorageState(const StorageState&) = delete;
   StorageState& operator=(const StorageState&) = delete;
 
+  // States come and go with every captured operator: each thread keeps a few for reuse.
+  static void* operator new(size_t size);
+  static void operator delete(void* state) noexcept;
+
   // The state of a tensor's storage, which must be on the remote device.
   static StorageState* of(const c10::StorageImpl* storage) noexcept {
     return static_cast<StorageState*>(const_cast<c10::StorageImpl*>(storage)->_mutable_data_ptr_no_checks().get_context());
