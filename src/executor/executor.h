@@ -78,8 +78,6 @@ size_t param_count(const Program& program);
 size_t bound_slot_count(const Program& program);
 // The numbers of the invocation it was made from; an invocation sends only those that differ.
 std::span<const int64_t> default_params(const Program& program);
-// The parameters that the template was registered with (param_count() of them): an invocation brings only what differs.
-std::span<const int64_t> default_params(const Program& program);
 
 class Store {
  public:
