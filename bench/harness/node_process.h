@@ -1,0 +1,35 @@
+// A genie-node beside this program, in a process of its own, for benches that cross processes.
+//
+// Purpose: the installed or built genie-node that lies in the folder of this program, with default settings but the threads.
+// Thread-safety: one thread. Ownership: the destructor ends the process (SIGTERM, then SIGKILL) and removes its folder; the
+//   node also ends when this process dies.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <thread>
+
+namespace genie::bench {
+
+class NodeProcess {
+ public:
+  // Returns when the node is ready; throws std::runtime_error with what it wrote when it ends instead, or is silent too long.
+  explicit NodeProcess(int threads);
+  NodeProcess(const NodeProcess&) = delete;
+  NodeProcess& operator=(const NodeProcess&) = delete;
+  ~NodeProcess();
+
+  std::string uri() const { return "unix:" + folder_ + "/node.sock"; }
+
+ private:
+  void start(const std::string& program, int threads);
+  void stop() noexcept;
+
+  std::string folder_;
+  pid_t pid_ = -1;
+  int errors_ = -1;
+  std::thread drain_;  // a full pipe would stop the node
+};
+
+}  // namespace genie::bench

@@ -1,0 +1,44 @@
+#!/bin/sh
+# The rows that scripts and checks look for: capture, invoke, upload and e2e name them, with figures in them. No time is judged.
+bench="$1"
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+run() { # bench, further arguments
+  name="$1"
+  shift
+  "$bench" "$name" --quick --json "$folder/$name.json" "$@" > "$folder/table" && return
+  echo "FAIL: genie-bench $name $*"
+  cat "$folder/table"
+  exit 1
+}
+run capture
+run invoke
+run upload --filter bytes=4096
+run e2e --filter transport=shm
+python3 - "$folder" << 'PYTHON'
+import json, sys
+
+def rows(bench):
+    report = json.load(open(f"{sys.argv[1]}/{bench}.json"))
+    assert report["bench"] == bench and report["commit"] and report["machine"]["cores"] >= 1, report
+    for row in report["rows"]:
+        for key in "name params unit median p99 runs peer peer_median ratio better target met".split():
+            assert key in row, (key, row)
+        assert row["median"] > 0 and row["runs"] > 0, row
+        assert row["peer"] is None or (row["peer_median"] > 0 and row["ratio"] > 0), row
+    return report["rows"]
+
+modes = {"inference", "no_grad", "grad"}
+capture = rows("capture")
+stream = [r for r in capture if r["name"] == "capture.stream"]
+assert {r["params"]["mode"] for r in stream} == modes, stream
+assert all(r["peer"] == "eager" and r["target"] == 0.5 and r["better"] == "lower" for r in stream), stream
+ops = {(r["params"]["op"], r["params"]["mode"], r["peer"]): r["target"] for r in capture if r["name"] == "capture.op"}
+assert ops == {(op, mode, peer): target for op in ("add", "mm", "add_", "view", "softmax") for mode in modes
+               for peer, target in (("eager", 0.5), ("lazy_ts", 0.2))}, ops
+assert {r["params"]["transport"] for r in rows("invoke") if r["name"] == "invoke.round_trip"} == {"shm", "embedded"}
+assert [(r["name"], r["peer"]) for r in rows("upload")] == [("upload.bandwidth", "memcpy")]
+assert sorted((r["name"], r["params"]["model"]) for r in rows("e2e")) == [
+    ("decode.tokens_per_s", "char_gpt"), ("forward.latency", "encoder"), ("forward.latency", "resnet18"),
+    ("train_step.latency", "cnn")]
+PYTHON
