@@ -9,7 +9,6 @@
 
 #include "frontend/capture/recorder.h"
 #include "frontend/capture/registry.h"
-#include "frontend/device/pinned.h"
 
 namespace genie::frontend {
 namespace {
@@ -21,15 +20,6 @@ bool covers_storage(const at::Tensor& tensor) {
   return tensor.storage_offset() == 0 && tensor.is_non_overlapping_and_dense() &&
          static_cast<uint64_t>(tensor.numel()) * tensor.element_size() == tensor.storage().nbytes() && !tensor.is_conj() &&
          !tensor.is_neg();
-}
-
-// The source's own bytes, where the program promised not to touch them (pinned, non_blocking) and the node is in this process.
-std::unique_ptr<session::Upload> lend(SessionCore& core, const at::Tensor& target, const at::Tensor& source) {
-  const bool as_is = source.scalar_type() == target.scalar_type() && source.strides() == target.strides() &&
-                     !source.is_conj() && !source.is_neg() && is_pinned_address(source.const_data_ptr());
-  if (!as_is) return nullptr;
-  auto* bytes = static_cast<std::byte*>(const_cast<void*>(source.const_data_ptr()));
-  return core.link().lend_upload({bytes, source.nbytes()}, std::make_shared<c10::Storage>(source.storage()));
 }
 
 // Writes `source` into network-ready memory laid out as `target`: the one pass.
@@ -46,11 +36,10 @@ std::unique_ptr<session::Upload> snapshot(SessionCore& core, const at::Tensor& t
 }
 
 // Makes `source` the first content of the target's storage.
-void upload_into_fresh(SessionCore& core, const at::Tensor& target, const at::Tensor& source, bool may_lend) {
+void upload_into_fresh(SessionCore& core, const at::Tensor& target, const at::Tensor& source) {
   StorageState& state = usable_state(target);
   const size_t size_bytes = target.storage().nbytes();
-  std::unique_ptr<session::Upload> memory = may_lend ? lend(core, target, source) : nullptr;
-  if (memory == nullptr) memory = snapshot(core, target, source);
+  std::unique_ptr<session::Upload> memory = snapshot(core, target, source);
   Stream& stream = core.current_stream();
   bool full = false;
   {
@@ -66,13 +55,13 @@ void upload_into_fresh(SessionCore& core, const at::Tensor& target, const at::Te
   if (full) core.flush(stream, FlushReason::kLimit);
 }
 
-at::Tensor& upload_into(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
+at::Tensor& upload_into(at::Tensor& self, const at::Tensor& source) {
   SessionCore& core = core_of_tensor(self);
   StorageState& state = usable_state(self);
   const at::Tensor expanded = source.sizes() == self.sizes() ? source : source.expand(self.sizes());
   if (self.numel() == 0) return self;
   if (!state.defined && covers_storage(self)) {
-    upload_into_fresh(core, self, expanded, non_blocking);
+    upload_into_fresh(core, self, expanded);
     return self;
   }
   const at::Tensor staged = upload_copy(core, self.device(), source);
@@ -115,7 +104,7 @@ at::Tensor upload_copy(SessionCore& core, c10::Device device, const at::Tensor& 
   const auto strides = source.is_non_overlapping_and_dense() ? source.strides().vec()
                                                              : at::infer_dense_strides(source.sizes(), source.strides());
   at::Tensor target = make_lazy(core, device, source.sizes(), strides, source.scalar_type());
-  if (target.numel() > 0) upload_into_fresh(core, target, source, false);
+  if (target.numel() > 0) upload_into_fresh(core, target, source);
   return target;
 }
 
@@ -138,7 +127,7 @@ at::Tensor& copy_into(at::Tensor& self, const at::Tensor& source, bool non_block
   }
   TORCH_CHECK(self.device().is_privateuseone(), "cannot copy from ", source.device(), " to ", self.device(), ": go through the CPU");
   if (source.device().is_privateuseone() && usable_state(source).session != usable_state(self).session) {
-    return upload_into(self, fetch(source), false);  // another session's node: through this process
+    return upload_into(self, fetch(source));  // another session's node: through this process
   }
   if (source.device().is_privateuseone()) {
     static OpInfo& op = op_info("aten::copy_", "");
@@ -147,7 +136,7 @@ at::Tensor& copy_into(at::Tensor& self, const at::Tensor& source, bool non_block
     return self;
   }
   TORCH_CHECK(source.device().is_cpu(), "cannot copy from ", source.device(), " to ", self.device(), ": go through the CPU");
-  return upload_into(self, source, non_blocking);
+  return upload_into(self, source);
 }
 
 }  // namespace genie::frontend

@@ -7,12 +7,16 @@
 #include <ATen/ops/_fused_sdp_choice_native.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/eq.h>
+#include <ATen/ops/linear_native.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/set_native.h>
 #include <ATen/ops/unfold_native.h>
 #include <ATen/ops/view_as_complex_native.h>
 #include <ATen/ops/view_as_real_native.h>
 #include <ATen/ops/view_native.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/Logging.h>
 #include <c10/util/strides.h>
 #include <torch/library.h>
@@ -136,6 +140,46 @@ int64_t choose_attention(const at::Tensor& query, const at::Tensor& key, const a
   return at::native::_fused_sdp_choice_cpp(query, key, value, mask, dropout, causal, scale, gqa);
 }
 
+// Linear is one record where no gradient is needed; where one is, it is left to the operators that have derivatives.
+at::Tensor record_linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
+  static OpInfo& op = op_info("aten::linear", "");
+  torch::jit::Stack stack{input, weight, bias};
+  record_call(op, stack);
+  return std::move(stack.back()).toTensor();
+}
+
+bool wants_gradient(const at::Tensor& tensor) {
+  return tensor.defined() && ((at::GradMode::is_enabled() && tensor.requires_grad()) || tensor._fw_grad(0).defined());
+}
+
+at::Tensor linear_with_autograd(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
+  if (wants_gradient(input) || wants_gradient(weight) || (bias.has_value() && wants_gradient(*bias))) {
+    return at::native::linear(input, weight, bias);
+  }
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return record_linear(input, weight, bias);
+}
+
+// As CPU eager does it, from operators whose random numbers come from the device's generator.
+at::Tensor dropout(const at::Tensor& input, double p, bool train) {
+  TORCH_CHECK(p >= 0 && p <= 1, "dropout probability has to be between 0 and 1, but got ", p);
+  if (p == 0 || !train || input.numel() == 0) return input;
+  if (p == 1) return input.mul(at::zeros({}, input.options()));
+  at::Tensor noise = at::empty_like(input);
+  noise.bernoulli_(1 - p);
+  noise.div_(1 - p);
+  return input.mul(noise);
+}
+
+std::tuple<at::Tensor, at::Tensor> native_dropout(const at::Tensor& input, double p, std::optional<bool> train) {
+  if (input.numel() == 0 || (train.has_value() && !*train) || p == 0) {
+    return {input.clone(), at::ones_like(input, input.options().dtype(at::kBool))};
+  }
+  at::Tensor mask = at::empty_like(input, input.options().dtype(at::kBool));
+  mask.bernoulli_(1 - p);
+  return {input.mul(mask).mul_(p == 1 ? 0.0 : 1.0 / (1.0 - p)), mask};
+}
+
 class CaptureKernel final : public c10::OperatorKernel {
  public:
   explicit CaptureKernel(OpInfo& op) : op_(op) {}
@@ -151,7 +195,7 @@ bool is_own(const c10::OperatorName& name) {
       "aten::_local_scalar_dense", "aten::equal", "aten::resize_", "aten::set_.source_Storage",
       "aten::set_.source_Storage_storage_offset", "aten::set_.source_Tensor", "aten::set_", "aten::is_set_to",
       "aten::_has_compatible_shallow_copy_type", "aten::as_strided", "aten::view", "aten::unfold", "aten::_reshape_alias",
-      "aten::view_as_real", "aten::view_as_complex"};
+      "aten::view_as_real", "aten::view_as_complex", "aten::native_dropout"};
   const std::string full = name.overload_name.empty() ? name.name : name.name + "." + name.overload_name;
   return std::find(std::begin(own), std::end(own), full) != std::end(own);
 }
@@ -175,8 +219,23 @@ bool is_view(const c10::OperatorHandle& op) {
   return false;
 }
 
+// randn, rand_like, ...: random without saying by which generator. Whole, they would use the node's process-wide one; their
+// pieces name ours.
+bool is_random_composition(const c10::OperatorHandle& op) {
+  for (const auto& argument : op.schema().arguments()) {
+    const c10::Type* type = argument.type().get();
+    if (type->kind() == c10::TypeKind::OptionalType) type = type->expectRef<c10::OptionalType>().getElementType().get();
+    if (type->kind() == c10::TypeKind::GeneratorType) return false;
+  }
+  for (const at::Tag tag : op.getTags()) {
+    if (tag == at::Tag::nondeterministic_seeded) return op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd);
+  }
+  return false;
+}
+
 bool wants_capture(const c10::OperatorHandle& op) {
   const auto& schema = op.schema();
+  if (is_random_composition(op)) return false;
   if (op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd)) return false;
   if (is_own(schema.operator_name()) || is_left_alone(schema.operator_name()) || is_view(op)) return false;
   for (const auto& result : schema.returns()) {
@@ -195,6 +254,9 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
     const std::string full = name.overload_name.empty() ? name.name : name.name + "." + name.overload_name;
     library.impl(full.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<CaptureKernel>(op_info(*op))));
   }
+  library.impl("linear", TORCH_FN(record_linear));
+  library.impl("dropout", TORCH_FN(dropout));
+  library.impl("native_dropout", TORCH_FN(native_dropout));
   library.impl("empty.memory_format", TORCH_FN(empty));
   library.impl("empty_strided", TORCH_FN(empty_strided));
   library.impl("copy_", TORCH_FN(copy_));
@@ -214,6 +276,11 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("_reshape_alias", TORCH_FN(at::native::_reshape_alias));
   library.impl("view_as_real", TORCH_FN(at::native::view_as_real));
   library.impl("view_as_complex", TORCH_FN(at::native::view_as_complex));
+}
+
+TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) {
+  library.impl("linear", TORCH_FN(linear_with_autograd));
+  library.impl("dropout", TORCH_FN(dropout));
 }
 
 }  // namespace

@@ -104,6 +104,7 @@ void fill(OpInfo& info) {
     info.side_effect = info.side_effect || tag == at::Tag::nondeterministic_seeded;
   }
   const std::string_view name = op_name.name;
+  info.data_dependent = info.data_dependent || name == "aten::_pack_padded_sequence";  // its tag is missing
   // Operators without results and without written arguments exist for their effect (asserts, seeds).
   bool writes = false;
   for (const auto& arg : info.args) writes = writes || arg.is_write;
@@ -118,7 +119,12 @@ void fill(OpInfo& info) {
   info.has_meta = info.handle.hasKernelForDispatchKey(c10::DispatchKey::Meta) ||
                   info.handle.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) ||
                   info.handle.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutogradNonFunctional);
-  info.shape = find_shape_function(name);
+  // Own shape functions know functional results only: an out= variant also resizes its argument.
+  bool returns_argument = false;
+  for (const auto& result : info.returns) returns_argument = returns_argument || result.alias_of >= 0;
+  info.shape = find_shape_function(info.name);
+  if (info.shape == nullptr && !returns_argument) info.shape = find_shape_function(name);
+  info.resizes_out = op_name.overload_name.find("out") != std::string::npos && returns_argument;
 }
 
 }  // namespace

@@ -65,6 +65,7 @@ struct OpInfo {
   bool lifts_cpu_operands = false;
   bool mixes_devices = false;       // copy_ between two devices of a session
   bool hidden_running_stats = false; // native_batch_norm writes arguments 3 and 4 in training
+  bool resizes_out = false;          // an out= variant
   bool has_meta = false;
   ShapeFunction shape = nullptr;
   std::atomic<uint64_t> captured{0};

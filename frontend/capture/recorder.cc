@@ -100,6 +100,8 @@ class Encoder {
 
   void run() {
     find_device();
+    // Promotion of integers to floats goes by it.
+    out_.key.push_back(static_cast<int64_t>(c10::get_default_dtype_as_scalartype()));
     out_.code.push_back(op_.index);
     out_.code.push_back(static_cast<uint32_t>(args_.size()) | (static_cast<uint32_t>(op_.returns.size()) << 16));
     for (size_t i = 0; i < args_.size(); ++i) argument(op_.args[i], args_[i], is_write(i));
@@ -238,7 +240,7 @@ class Encoder {
     TORCH_CHECK(value.isNone() || !value.toGenerator().defined() || value.toGenerator().device().is_privateuseone(), op_.name,
                 ": expected a generator on ", *out_.device, ", found one on ",
                 value.isNone() ? c10::Device("cpu") : value.toGenerator().device());
-    word(Tag::kGenerator, generator_number(value));
+    word(Tag::kGenerator, use_generator(value, out_.device->index()));
   }
   void optional_tensors(const c10::IValue& value, bool write) {
     const auto list = value.toOptionalTensorList();
@@ -384,7 +386,9 @@ void append(Stream& stream, OpInfo& op, Scratch& call) {
     if (!state.defined && touched.mode != Touch::kDefine) append_alloc(stream, slot, state.size_bytes);
     state.defined = true;
     if (touched.mode == Touch::kRead) {
-      state.reader.store(segment.number, std::memory_order_release);
+      // Two threads may read it for the first time at once: whoever comes second says so.
+      const uint32_t other = state.reader.exchange(segment.number, std::memory_order_acq_rel);
+      if (other != 0 && other != segment.number) state.many_readers.store(true, std::memory_order_release);
     } else {
       state.writer.store(segment.number, std::memory_order_release);
       state.producer = &op;
@@ -403,9 +407,10 @@ void append(Stream& stream, OpInfo& op, Scratch& call) {
   segment.touches.insert(segment.touches.end(), touches.begin(), touches.end());
 }
 
-// The shapes were unknown: flush, and let the node say.
+// The shapes are unknown: append, flush, and let the node say. In one go, so that no other thread's flush takes the record along
+// and the report with it.
 void learn_from_node(OpInfo& op, Scratch& call, Stream& stream) {
-  auto ticket = call.core->flush(stream, FlushReason::kShape);
+  auto ticket = call.core->flush(stream, FlushReason::kShape, {}, [&] { append(stream, op, call); });
   call.core->wait(*ticket);
   session::Outcome& outcome = ticket->outcome();
   if (!outcome.status.ok()) throw Error(outcome.status);
@@ -450,11 +455,14 @@ void apply_resizes(const OutputMeta& metas, c10::ArrayRef<c10::IValue> args) {
   for (const auto& [index, meta] : metas.resized) {
     const at::Tensor& tensor = args[index].toTensor();
     auto* storage = tensor.storage().unsafeGetStorageImpl();
-    if (meta.storage_bytes > storage->nbytes()) {
-      storage->set_nbytes(meta.storage_bytes);
-      StorageState::of(storage)->size_bytes = meta.storage_bytes;
+    // As the kernel does on the node: the offset stays, the storage grows when it must.
+    const int64_t offset = tensor.storage_offset();
+    const uint64_t needed = meta.storage_bytes + static_cast<uint64_t>(offset) * tensor.element_size();
+    if (needed > storage->nbytes()) {
+      storage->set_nbytes(needed);
+      StorageState::of(storage)->size_bytes = needed;
     }
-    tensor.unsafeGetTensorImpl()->set_sizes_and_strides(meta.sizes, meta.strides, 0);
+    tensor.unsafeGetTensorImpl()->set_sizes_and_strides(meta.sizes, meta.strides, offset);
   }
 }
 
@@ -511,21 +519,29 @@ void record_call(OpInfo& op, torch::jit::Stack& stack) {
   ShapeSource source = ShapeSource::kCache;
   const OutputMeta* metas = infer(op, args, call.key, source);
   count_source(core.counters(), source);
+  TORCH_CHECK_NOT_IMPLEMENTED(metas != nullptr || !op.resizes_out, op.name,
+                              ": the size of its result is only known on the node, so that it cannot go into an out= tensor; call the "
+                              "variant without out=");
   encode_outputs(op, metas, call);
 
   Stream& stream = core.current_stream();
-  if (stream.open.records.size() >= core.limits().max_records) core.flush(stream, FlushReason::kLimit);
   for (const TouchedState& touched : call.touched) {
     if (touched.mode != Touch::kDefine) core.order_touch(stream, *touched.state, touched.mode == Touch::kWrite);
   }
-  {
-    const std::lock_guard<SpinLock> guard(stream.lock);
-    append(stream, op, call);
-  }
   op.captured.fetch_add(1, std::memory_order_relaxed);
   core.counters().captured.fetch_add(1, std::memory_order_relaxed);
-  if (metas == nullptr && !call.results.empty()) learn_from_node(op, call, stream);
-  if (!is_lazy()) run_now(core, stream);
+  if (metas == nullptr && !call.results.empty()) {
+    learn_from_node(op, call, stream);
+  } else {
+    bool full = false;
+    {
+      const std::lock_guard<SpinLock> guard(stream.lock);
+      append(stream, op, call);
+      full = stream.open.records.size() >= core.limits().max_records;
+    }
+    if (full) core.flush(stream, FlushReason::kLimit);
+    if (!is_lazy()) run_now(core, stream);
+  }
   if (metas != nullptr && !metas->resized.empty()) apply_resizes(*metas, args);
 
   c10::SmallVector<c10::IValue, 4> results;

@@ -15,7 +15,6 @@ namespace genie::frontend {
 namespace {
 
 constexpr size_t kKeptFailures = 16;
-constexpr size_t kMaxTemplates = 4096;
 
 // Which stream a thread appends to, per session. Autograd hands ThreadLocalDebugInfo from the thread that called backward to its
 // workers, so that their records land in the caller's stream.
@@ -144,14 +143,17 @@ class Flush {
     if (!stream_.open.records.empty()) {
       core_.counters_.flushes[static_cast<size_t>(reason)].fetch_add(1, std::memory_order_relaxed);
     }
-    take_uploads();
     flight_.stream = &stream_;
     flight_.epoch = stream_.epoch;
     submission_.stream = stream_.number;
     submission_.epoch = stream_.epoch;
     Status status = any ? bind_template() : Status();
-    if (status.ok()) submission_.frees = core_.take_frees();
-    if (status.ok() && any) bind_slots();
+    // Nothing is taken along before the template is there: uploads and frees then go with a later flush.
+    if (status.ok()) {
+      take_uploads();
+      submission_.frees = core_.take_frees();
+      if (any) bind_slots();
+    }
     if (status.ok() && wanted.state != nullptr) {
       submission_.fetches.push_back({{wanted.state->id, wanted.state->version}, wanted.offset, wanted.size});
     }
@@ -188,6 +190,7 @@ class Flush {
         continue;
       }
       submission_.uploads.push_back({{state->id, state->version}, std::move(upload.memory)});
+      sent_.push_back(StateRef(state));
     }
     stream_.uploads.clear();
     stream_.upload_bytes = 0;
@@ -239,6 +242,7 @@ class Flush {
     for (const auto& bound : builder_.bound()) {
       if (bound.written) poison(*stream_.open.slots[bound.segment_slot].state, shared);
     }
+    for (const StateRef& upload : sent_) poison(*upload.get(), shared);
   }
 
   // The segment's storages are no longer pending; those that nobody holds are freed.
@@ -261,13 +265,16 @@ class Flush {
   FragmentBuilder& builder_ = core_.builder_;
   session::Submission submission_;
   InFlight flight_;
+  std::vector<StateRef> sent_;  // uploads that the submission carries
 };
 
-std::shared_ptr<session::Ticket> SessionCore::flush(Stream& stream, FlushReason reason, const Wanted& wanted) {
+std::shared_ptr<session::Ticket> SessionCore::flush(Stream& stream, FlushReason reason, const Wanted& wanted,
+                                                    const std::function<void()>& last_record) {
   if (closed()) throw Error(Status(Errc::kDisconnected, "the session is closed: connect again"));
   collect();
   const std::lock_guard<std::mutex> one_at_a_time(flush_mutex_);
   const std::lock_guard<SpinLock> guard(stream.lock);
+  if (last_record) last_record();
   const bool pending =
       wanted.state == nullptr || wanted.state->writer.load(std::memory_order_acquire) == stream.open.number;
   if (!pending) {
@@ -304,12 +311,14 @@ void SessionCore::collect() {
   for (InFlight& flight : done) {
     const session::Outcome& outcome = flight.ticket->outcome();
     counters_.executed.fetch_add(outcome.executed_records, std::memory_order_relaxed);
-    if (!outcome.status.ok()) fail_writes(flight, outcome);
+    // A fetch may fail although what was to run did run: then nothing is lost.
+    const bool ran = outcome.failed_record < 0 && outcome.executed_records > 0;
+    if (!outcome.status.ok() && !ran) fail_writes(flight, outcome);
   }
 }
 
 void poison(StorageState& state, const std::shared_ptr<const Status>& why) {
-  if (state.poisoned.load(std::memory_order_acquire)) return;
+  if (state.poisoning.exchange(true, std::memory_order_acq_rel)) return;
   state.error = why;
   state.poisoned.store(true, std::memory_order_release);
 }

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -89,7 +90,9 @@ class SessionCore {
   void order_touch(Stream& stream, StorageState& state, bool write);
 
   // Plans and submits what `stream` has pending; with `wanted`, also fetches these bytes and returns the ticket to wait for.
-  std::shared_ptr<session::Ticket> flush(Stream& stream, FlushReason reason, const Wanted& wanted = {});
+  // `last_record`, if given, appends to the stream under the same locks.
+  std::shared_ptr<session::Ticket> flush(Stream& stream, FlushReason reason, const Wanted& wanted = {},
+                                         const std::function<void()>& last_record = {});
   // Until the ticket is done; collects failures. Throws genie::Error when the link fails.
   void wait(session::Ticket& ticket);
   // Flushes every stream and waits for everything in flight; throws the first error that nobody has seen.

@@ -120,6 +120,21 @@ bool layer_norm_backward(ShapeRequest& request) {
   return true;
 }
 
+// linear(input, weight, bias)
+bool linear(ShapeRequest& request) {
+  const at::Tensor& input = request.tensor(0);
+  const at::Tensor& weight = request.tensor(1);
+  if (input.dim() == 0 || weight.dim() == 0 || weight.dim() > 2) return false;  // the node says what is wrong
+  TORCH_CHECK(input.size(-1) == weight.size(-1), "mat1 and mat2 shapes cannot be multiplied: linear of ", input.sizes(), " with weight ",
+              weight.sizes());
+  TORCH_CHECK(input.scalar_type() == weight.scalar_type(), "linear: input is ", input.scalar_type(), " but weight is ",
+              weight.scalar_type());
+  Sizes sizes(input.sizes().begin(), input.sizes().end() - 1);
+  if (weight.dim() == 2) sizes.push_back(weight.size(0));
+  request.add(sizes, input.scalar_type());
+  return true;
+}
+
 // embedding(weight, indices, ...)
 bool embedding(ShapeRequest& request) {
   const at::Tensor& weight = request.tensor(0);
@@ -170,15 +185,6 @@ bool index_select(ShapeRequest& request) {
   return true;
 }
 
-// native_dropout(input, p, train)
-bool dropout(ShapeRequest& request) {
-  request.add_like(request.tensor(0));
-  request.add_like(request.tensor(0));
-  request.out.tensors.back().dtype = c10::ScalarType::Bool;
-  request.out.tensors.back().storage_bytes = static_cast<uint64_t>(request.tensor(0).numel());
-  return true;
-}
-
 // [B, H, T, D] stored as [B, T, H, D].
 void add_heads_inside(ShapeRequest& request, const at::Tensor& like) {
   const int64_t heads = like.size(1);
@@ -208,6 +214,15 @@ bool flash_attention_backward(ShapeRequest& request) {
   return true;
 }
 
+// randperm.generator_out(n, generator, out): the out argument is made of that size, or resized to it.
+bool randperm_out(ShapeRequest& request) {
+  const int64_t count = request.args[0].toInt();
+  const at::Tensor& out = request.tensor(2);
+  request.out.list_length.push_back(-1);
+  if (out.dim() != 1 || out.size(0) != count) request.out.resized.emplace_back(2, dense_meta({count}, {1}, out.scalar_type()));
+  return true;
+}
+
 bool generator_state(ShapeRequest& request) {
   request.add({5056}, c10::ScalarType::Byte);  // the CPU generator's legacy state
   return true;
@@ -231,13 +246,14 @@ ShapeFunction find_shape_function(std::string_view name) {
       {"aten::native_batch_norm_backward", batch_norm_backward},
       {"aten::native_layer_norm", layer_norm},
       {"aten::native_layer_norm_backward", layer_norm_backward},
+      {"aten::linear", linear},
       {"aten::embedding", embedding},
       {"aten::embedding_dense_backward", embedding_backward},
       {"aten::where", where},
       {"aten::index_select", index_select},
-      {"aten::native_dropout", dropout},
       {"aten::_scaled_dot_product_flash_attention_for_cpu", flash_attention},
       {"aten::_scaled_dot_product_flash_attention_for_cpu_backward", flash_attention_backward},
+      {"aten::randperm.generator_out", randperm_out},
       {"genie::alloc", alloc},
       {"genie::generator_state", generator_state},
       {"genie::manual_seed", no_results},

@@ -55,6 +55,7 @@ struct StorageState {
   std::atomic<bool> many_readers{false};
 
   std::atomic<bool> handle_gone{false};  // no tensor refers to it any more
+  std::atomic<bool> poisoning{false};    // one thread wins the right to set the error
   std::atomic<bool> poisoned{false};
   bool on_node = false;   // lives on the node once what was submitted has run
   bool defined = false;   // some captured record, or an upload, gave it content

@@ -11,9 +11,12 @@
 #include "frontend/capture/copies.h"
 #include "frontend/capture/recorder.h"
 #include "frontend/capture/registry.h"
+#include "frontend/capture/session_core.h"
 
 namespace genie::frontend {
 namespace {
+
+constexpr uint32_t kDefault = UINT32_MAX;
 
 // A generator is a storage on the node: seeding and reading its state are records in program order.
 class RemoteGenerator final : public c10::GeneratorImpl {
@@ -23,12 +26,16 @@ class RemoteGenerator final : public c10::GeneratorImpl {
                       c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)),
         number_(number) {}
 
-  uint32_t number() const { return number_; }
+  // Defaults are numbered by their device's place in its session.
+  uint32_t number() const {
+    return number_ != kDefault ? number_ : static_cast<uint32_t>(device().index() - core_of(device().index()).first_device());
+  }
 
   // Seeding a device that no session serves waits for the session: torch::manual_seed() seeds every index there is.
   void set_current_seed(uint64_t seed) override {
     seed_ = seed;
-    if (find_core(device().index()) == nullptr) {
+    const SessionCore* core = find_core(device().index());
+    if (core == nullptr || core->closed()) {
       seed_waits_ = true;
       return;
     }
@@ -85,7 +92,7 @@ class RemoteGenerator final : public c10::GeneratorImpl {
 std::array<at::Generator, kMaxDevices>& defaults() {
   static auto* const instance = [] {
     auto* made = new std::array<at::Generator, kMaxDevices>;
-    for (int i = 0; i < kMaxDevices; ++i) (*made)[static_cast<size_t>(i)] = at::make_generator<RemoteGenerator>(i, 0U);
+    for (int i = 0; i < kMaxDevices; ++i) (*made)[static_cast<size_t>(i)] = at::make_generator<RemoteGenerator>(i, kDefault);
     return made;
   }();
   return *instance;
@@ -100,13 +107,15 @@ const at::Generator& default_generator(int device_index) {
 }
 
 at::Generator new_generator(int device_index) {
-  static std::atomic<uint32_t> numbers{1};
+  static std::atomic<uint32_t> numbers{kMaxDevices};
   return at::make_generator<RemoteGenerator>(device_index < 0 ? current_device() : device_index, numbers.fetch_add(1));
 }
 
-uint32_t generator_number(const c10::IValue& value) {
-  if (value.isNone() || !value.toGenerator().defined()) return 0;
-  auto* impl = static_cast<RemoteGenerator*>(value.toGenerator().unsafeGetGeneratorImpl());
+uint32_t use_generator(const c10::IValue& value, int device_index) {
+  const at::Generator generator =
+      value.isNone() || !value.toGenerator().defined() ? default_generator(device_index) : value.toGenerator();
+  auto* impl = static_cast<RemoteGenerator*>(generator.unsafeGetGeneratorImpl());
+  impl->apply_waiting_seed();
   return impl->number();
 }
 

@@ -10,7 +10,8 @@ namespace genie::frontend {
 const at::Generator& default_generator(int device_index);
 // A new generator of its own.
 at::Generator new_generator(int device_index);
-// The number by which the node knows the generator of an argument; 0 for none (the default one).
-uint32_t generator_number(const c10::IValue& value);
+// The number by which the node knows the generator of an argument (none: the device's default one). Records a seed that waited for
+// a session first.
+uint32_t use_generator(const c10::IValue& value, int device_index);
 
 }  // namespace genie::frontend

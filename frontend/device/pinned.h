@@ -1,8 +1,7 @@
-// Pinned memory: host memory that a node inside this process can compute on as it is.
+// Pinned memory: what tensor.pin_memory() and data loaders ask an accelerator for.
 //
-// Purpose: tensor.pin_memory() gives such memory; with non_blocking=true, copying it to an embedded node copies nothing (PyTorch's
-//   contract for pinned memory: the program leaves the bytes alone until the copy is done). Over a network it is snapshotted like
-//   any other memory.
+// Purpose: aligned host memory that is_pinned() recognises. A copy to the device snapshots it like any other memory, before the
+//   copy returns, so that a loader may reuse its buffers at once.
 // Thread-safety: any thread.
 #pragma once
 

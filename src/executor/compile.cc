@@ -235,16 +235,43 @@ class Decoder {
     for (uint32_t i = 0; i < record.argument_count; ++i) {
       const Node& node = program_.nodes[record.first_argument + i];
       const auto& argument = schema.arguments()[i];
-      if (!accepts(*argument.type(), node)) {
+      if (!accepts(*argument.type(), node) || !is_known_constant(*argument.real_type(), node)) {
         return malformed(fmt::format("{}: argument '{}' has another type than its schema says", name, argument.name()));
       }
       if (writes_argument(program_, record, i)) mark_written(node);
     }
     for (uint32_t i = 0; i < record.output_count; ++i) {
       const Node& node = program_.nodes[record.first_output + i];
+      const auto* alias = schema.returns()[i].alias_info();
+      if (alias != nullptr && !alias->isWrite()) {
+        // Views are geometry and stay on the client; some view kernels do not check their bounds.
+        return {Errc::kPermission, fmt::format("operator {} makes a view: it has no place in a template", name)};
+      }
       GENIE_TRY(check_output(record, node, *schema.returns()[i].type(), name));
     }
     return {};
+  }
+
+  // dtype, layout and memory format travel as integers, and kernels index tables with them.
+  static bool is_known_constant(const c10::Type& real, const Node& node) {
+    if (real.kind() == c10::TypeKind::OptionalType) {
+      return is_known_constant(*real.expectRef<c10::OptionalType>().getElementType(), node);
+    }
+    if (node.tag == Tag::kNone) return true;
+    const bool constant = node.tag == Tag::kIntConst;
+    switch (real.kind()) {
+      case c10::TypeKind::ScalarTypeType: {
+        Node dtype;
+        dtype.dtype = static_cast<uint8_t>(node.count);
+        return constant && node.count <= UINT8_MAX && check_dtype(dtype).ok();
+      }
+      case c10::TypeKind::LayoutType:
+        return constant && node.count == static_cast<uint32_t>(c10::Layout::Strided);
+      case c10::TypeKind::MemoryFormatType:
+        return constant && node.count <= static_cast<uint32_t>(c10::MemoryFormat::ChannelsLast3d);
+      default:
+        return true;
+    }
   }
 
   void mark_written(const Node& node) {

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/TensorImpl.h>
@@ -21,6 +22,8 @@ namespace {
 
 using wire::SlotKind;
 using wire::Tag;
+
+constexpr size_t kMaxGenerators = 4096;
 
 // One storage of the session. A poisoned one has no bytes, only the error that every use repeats.
 struct Entry {
@@ -52,9 +55,11 @@ c10::Storage fresh_storage(size_t size_bytes) {
 // What a geometry needs of its storage, in bytes; refuses negative numbers and overflow.
 uint64_t bytes_spanned(at::IntArrayRef sizes, at::IntArrayRef strides, int64_t offset, size_t item_bytes) {
   if (offset < 0) throw ReplayError(Errc::kProtocol, "negative storage offset");
-  uint64_t last = static_cast<uint64_t>(offset);
   for (size_t i = 0; i < sizes.size(); ++i) {
     if (sizes[i] < 0 || strides[i] < 0) throw ReplayError(Errc::kProtocol, "negative size or stride");
+  }
+  uint64_t last = static_cast<uint64_t>(offset);
+  for (size_t i = 0; i < sizes.size(); ++i) {
     if (sizes[i] == 0) return 0;
     uint64_t step = 0;
     if (__builtin_mul_overflow(static_cast<uint64_t>(sizes[i] - 1), static_cast<uint64_t>(strides[i]), &step) ||
@@ -194,6 +199,9 @@ class CpuStore final : public Store {
                    InvokeOutcome& outcome);
   void take_tensor(const Node& node, at::Tensor tensor, std::span<const int64_t> params, InvokeOutcome& outcome);
   at::Generator generator(uint32_t number) {
+    if (generators_.size() >= kMaxGenerators && !generators_.contains(number)) {
+      throw ReplayError(Errc::kQuotaExceeded, "the session has 4096 generators; reuse them");
+    }
     auto& made = generators_[number];
     if (!made.defined()) made = at::detail::createCPUGenerator();
     return made;
@@ -202,7 +210,8 @@ class CpuStore final : public Store {
   const StoreOptions options_;
   std::unordered_map<uint64_t, Entry> entries_;
   std::unordered_map<uint32_t, at::Generator> generators_;
-  uint64_t in_use_ = 0;
+  uint64_t in_use_ = 0;            // storages in the table
+  uint64_t invocation_bytes_ = 0;  // results of the running invocation
   // Scratch of the running invocation, kept to spare allocations.
   std::vector<Slot> slots_;
   std::vector<c10::IValue> stack_;
@@ -211,6 +220,7 @@ class CpuStore final : public Store {
 // Looks every bound slot up before anything runs: a stale version or a poisoned input changes nothing.
 Status CpuStore::bind(const Program& program, std::span<const SlotBinding> slots) {
   slots_.assign(program.slot_kinds.size(), Slot{});
+  invocation_bytes_ = 0;
   for (size_t i = 0; i < slots.size(); ++i) {
     const uint32_t slot = program.bound_slots[i];
     auto found = entries_.find(slots[i].id);
@@ -442,7 +452,11 @@ void CpuStore::run_record(const Program& program, const Record& record, std::spa
   for (uint32_t i = 0; i < record.output_count; ++i) {
     take_output(program, program.nodes[record.first_output + i], stack_[i], params, outcome);
   }
-  for (uint32_t i = 0; i < record.dead_count; ++i) slots_[program.dead_slots[record.first_dead + i]] = Slot{};
+  for (uint32_t i = 0; i < record.dead_count; ++i) {
+    Slot& dead = slots_[program.dead_slots[record.first_dead + i]];
+    if (dead.live) invocation_bytes_ -= std::min<uint64_t>(invocation_bytes_, dead.storage.nbytes());
+    dead = Slot{};
+  }
 }
 
 void CpuStore::take_output(const Program& program, const Node& node, const c10::IValue& value, std::span<const int64_t> params,
@@ -479,6 +493,7 @@ void CpuStore::take_tensor(const Node& node, at::Tensor tensor, std::span<const 
   if (tensor.layout() != at::kStrided) {
     throw ReplayError(Errc::kUnsupported, "the result is not a strided tensor; move the operands to CPU for this operation");
   }
+  if (tensor._is_zerotensor()) tensor = at::zeros(tensor.sizes(), tensor.options());  // it has no bytes of its own
   // A kernel may hand back an input, or one storage twice: results are private.
   const bool shared = tensor.storage().use_count() > 1 || tensor.storage_offset() != 0 || tensor.is_conj() || tensor.is_neg();
   if (reported) {
@@ -499,10 +514,12 @@ void CpuStore::take_tensor(const Node& node, at::Tensor tensor, std::span<const 
       tensor = std::move(laid);
     }
   }
-  if (tensor.storage().nbytes() > options_.quota_bytes - std::min(options_.quota_bytes, in_use_)) {
+  const uint64_t held = in_use_ + invocation_bytes_;
+  if (tensor.storage().nbytes() > options_.quota_bytes - std::min(options_.quota_bytes, held)) {
     throw ReplayError(Errc::kQuotaExceeded, std::string(over_quota(tensor.storage().nbytes()).text()));
   }
   slot = Slot{tensor.storage(), true};
+  invocation_bytes_ += tensor.storage().nbytes();
 }
 
 }  // namespace

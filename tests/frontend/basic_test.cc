@@ -66,6 +66,28 @@ TEST_F(Basic, OutVariantsResize) {
   EXPECT_TRUE(torch::equal(out.cpu(), a + a));
 }
 
+TEST_F(Basic, OutVariantsWithoutAClientShape) {
+  const auto x = torch::randn({4, 3});
+  const auto index = torch::tensor({2, 0});
+  auto out = torch::empty({0}, kRemote);
+  try {
+    torch::index_select_out(out, x.to(kRemote), 0, index.to(kRemote));
+    EXPECT_TRUE(torch::equal(out.cpu(), x.index_select(0, index)));
+  } catch (const c10::NotImplementedError& error) {
+    EXPECT_NE(std::string(error.what()).find("without out="), std::string::npos);
+  }
+  EXPECT_THROW(torch::nonzero_out(out, x.to(kRemote)), c10::NotImplementedError);
+  auto whole = torch::zeros({8}, kRemote);
+  auto part = whole.slice(0, 4, 4);
+  const auto a = torch::randn({3});
+  torch::add_out(part, a.to(kRemote), a.to(kRemote));
+  EXPECT_TRUE(torch::equal(part.cpu(), a + a)) << "the offset stays";
+}
+
+TEST_F(Basic, ZeroTensorsBecomeRealOnes) {
+  EXPECT_TRUE(torch::equal(torch::_efficientzerotensor({4}, kRemote).cpu(), torch::zeros({4})));
+}
+
 TEST_F(Basic, DataDependentShapesFlush) {
   const auto host = torch::tensor({0.0F, 1.0F, 0.0F, 2.0F});
   const auto remote = host.to(kRemote);
@@ -111,6 +133,26 @@ TEST_F(Basic, ManualSeedGivesTheSameNumbers) {
   torch::manual_seed(11);
   const auto remote = torch::randn({5, 5}, kRemote);
   EXPECT_TRUE(torch::equal(local, remote.cpu()));
+}
+
+TEST_F(Basic, PredictedStridesAreKept) {
+  const auto x = torch::randn({2, 3, 8, 8}).contiguous(torch::MemoryFormat::ChannelsLast);
+  const auto w = torch::randn({4, 3, 3, 3});
+  const std::vector<std::function<torch::Tensor(torch::Tensor, torch::Tensor)>> programs = {
+      [](torch::Tensor a, torch::Tensor b) { return torch::conv2d(a, b); },
+      [](torch::Tensor a, torch::Tensor) { return torch::relu(a.transpose(1, 3)); },
+      [](torch::Tensor a, torch::Tensor) { return torch::where(a > 0, a, a * 2); },
+      [](torch::Tensor a, torch::Tensor) { return torch::layer_norm(a, {8, 8}); },
+      [](torch::Tensor a, torch::Tensor) { return a.permute({3, 1, 0, 2}).exp().sum(1); },
+      [](torch::Tensor a, torch::Tensor) { return torch::max_pool2d(a, 2); },
+  };
+  for (size_t i = 0; i < programs.size(); ++i) {
+    const auto local = programs[i](x, w);
+    const auto remote = programs[i](x.to(kRemote), w.to(kRemote));
+    const auto value = remote.cpu();
+    EXPECT_EQ(remote.strides(), value.strides()) << "program " << i;
+    EXPECT_TRUE(torch::equal(value, local)) << "program " << i;
+  }
 }
 
 TEST_F(Basic, PrintingWorks) {

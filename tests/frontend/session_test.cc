@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <atomic>
 #include <optional>
 #include <thread>
 
@@ -61,15 +62,51 @@ TEST_F(SessionTest, CopiesAreCounted) {
   EXPECT_EQ(session->stats().user_copied_bytes - after.user_copied_bytes, static_cast<uint64_t>(kBytes));
 }
 
-TEST_F(SessionTest, PinnedMemoryIsLentToAnEmbeddedNode) {
+TEST_F(SessionTest, PinnedMemoryMayBeReusedAtOnce) {
   auto source = torch::randn({1 << 18}).pin_memory();
   EXPECT_TRUE(source.is_pinned());
-  const auto before = session->stats();
+  const auto expected = source.clone();
   const auto remote = source.to(device(), torch::kFloat, /*non_blocking=*/true);
-  EXPECT_EQ(remote.sum().item<float>(), source.sum().item<float>());
-  const auto after = session->stats();
-  const uint64_t passes = after.snapshot_bytes - before.snapshot_bytes;
-  EXPECT_EQ(passes, remote_mode() ? source.nbytes() : 0U);
+  source.zero_();
+  EXPECT_TRUE(torch::equal(remote.cpu(), expected));
+}
+
+TEST_F(SessionTest, TheSeedMayComeBeforeTheSession) {
+  session.reset();
+  torch::manual_seed(99);
+  const auto expected = torch::randn({4});
+  torch::manual_seed(99);
+  start({});
+  EXPECT_TRUE(torch::equal(torch::randn({4}, device()).cpu(), expected));
+  EXPECT_FALSE(torch::equal(torch::randn({4}, device()).cpu(), expected)) << "the seed is applied once";
+}
+
+TEST_F(SessionTest, RandomNumbersAreThoseOfCpuEager) {
+  const auto run = [](torch::Device where) {
+    torch::manual_seed(3);
+    std::vector<torch::Tensor> out{torch::rand({5}, where), torch::randint(0, 100, {7}, where), torch::randperm(9, where)};
+    out.push_back(torch::randn_like(out[0]));
+    out.push_back(torch::dropout(torch::ones({4, 6}, where), 0.3, true));
+    out.push_back(torch::bernoulli(torch::full({10}, 0.5, where)));
+    out.push_back(torch::empty({6}, where).uniform_(-1, 1));
+    for (auto& tensor : out) tensor = tensor.cpu();
+    return out;
+  };
+  const auto local = run(torch::kCPU);
+  torch::rand({3});  // the process's own generator goes on: it is not the device's
+  const auto remote = run(device());
+  for (size_t i = 0; i < local.size(); ++i) EXPECT_TRUE(torch::equal(local[i], remote[i])) << "tensor " << i;
+}
+
+TEST_F(SessionTest, ShapesFromTheNodeSurviveOtherThreadsFlushes) {
+  const auto x = torch::tensor({0.0F, 1.0F, 2.0F}).to(device());
+  std::atomic<bool> stop{false};
+  std::thread other([&] {
+    while (!stop) session->synchronize();
+  });
+  for (int i = 0; i < 200; ++i) EXPECT_EQ(x.nonzero().size(0), 2);
+  stop = true;
+  other.join();
 }
 
 TEST_F(SessionTest, ResultsOutliveSessionAndNode) {
