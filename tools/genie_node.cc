@@ -78,11 +78,13 @@ void declare(CLI::App& app, Flags& flags) {
   app.footer(kFooter);
   app.set_version_flag("--version", std::string("genie-node ") + genie::node::kGenieVersion);
   app.add_option("--config", flags.config, "YAML file; flags win over it");
-  app.add_option("--listen", flags.listen, "Address of the control plane, may be repeated: unix:/path.sock, tcp://host:port");
+  app.add_option("--listen", flags.listen,
+                 "Address of the control plane, may be repeated: unix:/path.sock, tcp://host:port");
   app.add_option("--transport", flags.transport, "shm, ucx, verbs, dpdk or auto (what this build has)");
   app.add_option("--device", flags.device, "Device to offer: cpu");
   app.add_option("--threads", flags.threads, "Threads of one operation; 0: the device's default");
-  app.add_option("--memory-quota", flags.memory_quota, "Memory of one session: 512MiB, 8GiB, unlimited; by default 80 % of the machine's");
+  app.add_option("--memory-quota", flags.memory_quota,
+                 "Memory of one session: 512MiB, 8GiB, unlimited; by default 80 % of the machine's");
   app.add_option("--max-sessions", flags.max_sessions, "Sessions at a time");
   app.add_option("--polling", flags.polling, "adaptive (spins, then sleeps) or busy (never sleeps)");
   app.add_option("--token-file", flags.token_file, "File with the token that clients must give");
@@ -112,9 +114,9 @@ void say_ready(NodeServer& server) {
   const auto info = server.node().info();
   std::string control;
   for (const std::string& address : server.control_addresses()) control += (control.empty() ? "" : ",") + address;
-  const std::string line = fmt::format("name={} control={} data={} transport={} device={} threads={}", info.name, control,
-                                       server.data_address(), server.transport_name(), info.devices.at(0).kind,
-                                       info.devices.at(0).threads);
+  const std::string line =
+      fmt::format("name={} control={} data={} transport={} device={} threads={}", info.name, control,
+                  server.data_address(), server.transport_name(), info.devices.at(0).kind, info.devices.at(0).threads);
   std::fprintf(stderr, "genie-node: ready %s\n", line.c_str());
   notify("READY=1\nSTATUS=" + line);
 }

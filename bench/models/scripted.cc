@@ -33,27 +33,29 @@ class Writer {
   int count_ = 0;
 };
 
-void conv_bn(Writer& out, const std::string& to, const std::string& from, int64_t in_channels, int64_t out_channels, int64_t kernel,
-             int64_t stride) {
+void conv_bn(Writer& out, const std::string& to, const std::string& from, int64_t in_channels, int64_t out_channels,
+             int64_t kernel, int64_t stride) {
   const double scale = std::sqrt(2.0 / static_cast<double>(in_channels * kernel * kernel));
   const auto weight = out.parameter(torch::randn({out_channels, in_channels, kernel, kernel}) * scale);
   const auto s = std::to_string(stride);
   const auto p = std::to_string(kernel / 2);
-  out.line(to + " = torch.conv2d(" + from + ", " + weight + ", None, [" + s + ", " + s + "], [" + p + ", " + p + "], [1, 1], 1)");
+  out.line(to + " = torch.conv2d(" + from + ", " + weight + ", None, [" + s + ", " + s + "], [" + p + ", " + p +
+           "], [1, 1], 1)");
   out.line(to + " = torch.batch_norm(" + to + ", " + out.parameter(torch::rand({out_channels}) + 0.5) + ", " +
-           out.parameter(torch::randn({out_channels}) * 0.1) + ", " + out.buffer(torch::randn({out_channels}) * 0.1) + ", " +
-           out.buffer(torch::rand({out_channels}) + 0.5) + ", False, 0.1, 1e-05, False)");
+           out.parameter(torch::randn({out_channels}) * 0.1) + ", " + out.buffer(torch::randn({out_channels}) * 0.1) +
+           ", " + out.buffer(torch::rand({out_channels}) + 0.5) + ", False, 0.1, 1e-05, False)");
 }
 
 std::string linear(Writer& out, int64_t in_features, int64_t out_features, const std::string& from) {
-  const auto weight = out.parameter(torch::randn({out_features, in_features}) / std::sqrt(static_cast<double>(in_features)));
+  const auto weight =
+      out.parameter(torch::randn({out_features, in_features}) / std::sqrt(static_cast<double>(in_features)));
   const auto bias = out.parameter(torch::randn({out_features}) * 0.01);
   return "torch.linear(" + from + ", " + weight + ", " + bias + ")";
 }
 
 std::string layer_norm(Writer& out, int64_t width, const std::string& from) {
-  return "torch.layer_norm(" + from + ", [" + std::to_string(width) + "], " + out.parameter(torch::ones({width})) + ", " +
-         out.parameter(torch::zeros({width})) + ", 1e-05)";
+  return "torch.layer_norm(" + from + ", [" + std::to_string(width) + "], " + out.parameter(torch::ones({width})) +
+         ", " + out.parameter(torch::zeros({width})) + ", 1e-05)";
 }
 
 }  // namespace
@@ -89,7 +91,8 @@ torch::jit::Module scripted_encoder(int64_t layers, int64_t width, int64_t heads
     out.line("n = " + layer_norm(out, width, "x"));
     out.line("batch, length = x.size(0), x.size(1)");
     for (const char* name : {"q", "k", "v"}) {
-      out.line(std::string(name) + " = " + linear(out, width, width, "n") + ".view(batch, length, " + h + ", " + d + ").transpose(1, 2)");
+      out.line(std::string(name) + " = " + linear(out, width, width, "n") + ".view(batch, length, " + h + ", " + d +
+               ").transpose(1, 2)");
     }
     out.line("a = torch.scaled_dot_product_attention(q, k, v)");
     out.line("a = a.transpose(1, 2).reshape(batch, length, " + w + ")");

@@ -11,7 +11,8 @@ namespace genie {
 // Nanoseconds of CLOCK_MONOTONIC (vDSO: no system call).
 inline uint64_t now_ns() noexcept {
   return static_cast<uint64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+          .count());
 }
 
 // A point on the monotonic clock by which something must have ended.

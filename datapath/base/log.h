@@ -18,8 +18,8 @@ void write(Level level, std::string_view line) noexcept;
 
 }  // namespace genie::log
 
-#define GENIE_LOG_AT(level, ...)                                                             \
-  do {                                                                                       \
+#define GENIE_LOG_AT(level, ...)                                                              \
+  do {                                                                                        \
     if (::genie::log::enabled(level)) ::genie::log::write(level, ::fmt::format(__VA_ARGS__)); \
   } while (false)
 #define GENIE_LOG_DEBUG(...) GENIE_LOG_AT(::genie::log::Level::kDebug, __VA_ARGS__)

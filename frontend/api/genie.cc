@@ -30,7 +30,8 @@ constexpr auto kRemote = c10::DeviceType::PrivateUse1;
 
 StorageState& state_of(const at::Tensor& tensor) {
   if (!is_remote(tensor)) {
-    throw Error(Status(Errc::kInvalidArgument, "the tensor is not on remote_accelerator; move it with .to(\"remote_accelerator:0\")"));
+    throw Error(Status(Errc::kInvalidArgument,
+                       "the tensor is not on remote_accelerator; move it with .to(\"remote_accelerator:0\")"));
   }
   return *StorageState::of(tensor.storage().unsafeGetStorageImpl());
 }
@@ -99,7 +100,8 @@ Session Session::connect(const std::string& uri, const SessionOptions& options) 
 
 c10::Device Session::device(int index) const {
   if (index < 0 || index >= impl_->core->device_count()) {
-    throw Error(Status(Errc::kOutOfRange, fmt::format("device {} of a session that has {}", index, impl_->core->device_count())));
+    throw Error(Status(Errc::kOutOfRange,
+                       fmt::format("device {} of a session that has {}", index, impl_->core->device_count())));
   }
   return {kRemote, static_cast<c10::DeviceIndex>(impl_->core->first_device() + index)};
 }
@@ -122,7 +124,9 @@ Stats Session::stats() const {
   return out;
 }
 
-bool is_remote(const at::Tensor& tensor) { return tensor.defined() && tensor.device().type() == kRemote && tensor.has_storage(); }
+bool is_remote(const at::Tensor& tensor) {
+  return tensor.defined() && tensor.device().type() == kRemote && tensor.has_storage();
+}
 
 bool is_materialized(const at::Tensor& tensor) {
   const StorageState& state = state_of(tensor);
@@ -138,10 +142,10 @@ Description describe(const at::Tensor& tensor) {
   out.shape = shape.str();
   out.dtype = c10::toString(tensor.scalar_type());
   out.device = tensor.device().str();
-  out.state = state.poisoned                                          ? "poisoned"
-              : !state.defined                                       ? "undefined"
+  out.state = state.poisoned                                      ? "poisoned"
+              : !state.defined                                    ? "undefined"
               : state.writer.load(std::memory_order_acquire) != 0 ? "captured"
-                                                                      : "sent";
+                                                                  : "sent";
   return out;
 }
 
@@ -186,14 +190,14 @@ Graph graph() {
 }
 
 std::string Stats::to_string() const {
-  std::string out = fmt::format(
-      "operators: {} captured, {} executed, {} pruned, {} fall-backs\nflushes: {}", captured_ops, executed_ops, pruned_ops,
-      client_fallbacks, flushes);
+  std::string out = fmt::format("operators: {} captured, {} executed, {} pruned, {} fall-backs\nflushes: {}",
+                                captured_ops, executed_ops, pruned_ops, client_fallbacks, flushes);
   for (const auto& [reason, count] : flush_reasons) out += fmt::format(" {}={}", reason, count);
-  out += fmt::format("\ntemplates: {} registered, {} hits\nshapes: {} cached, {} own, {} meta, {} from the node", templates_registered,
-                     template_hits, shapes_cached, shapes_own, shapes_meta, shapes_from_node);
-  out += fmt::format("\nmessages: {} of {} bytes\nuploads: {} of {} bytes, {} copied again\nfetches: {} of {} bytes, {} copied",
-                     submissions, message_bytes, uploads, upload_bytes, upload_copied_bytes, fetches, fetch_bytes, fetch_copied_bytes);
+  out += fmt::format("\ntemplates: {} registered, {} hits\nshapes: {} cached, {} own, {} meta, {} from the node",
+                     templates_registered, template_hits, shapes_cached, shapes_own, shapes_meta, shapes_from_node);
+  out += fmt::format(
+      "\nmessages: {} of {} bytes\nuploads: {} of {} bytes, {} copied again\nfetches: {} of {} bytes, {} copied",
+      submissions, message_bytes, uploads, upload_bytes, upload_copied_bytes, fetches, fetch_bytes, fetch_copied_bytes);
   for (const std::string& failure : last_failures) out += "\nfailed: " + failure;
   return out + "\n";
 }

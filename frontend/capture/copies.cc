@@ -18,8 +18,8 @@ SessionCore& core_of_tensor(const at::Tensor& tensor) { return *usable_state(ten
 // Whether `tensor` covers its storage exactly, so that an upload may become the storage's first content.
 bool covers_storage(const at::Tensor& tensor) {
   return tensor.storage_offset() == 0 && tensor.is_non_overlapping_and_dense() &&
-         static_cast<uint64_t>(tensor.numel()) * tensor.element_size() == tensor.storage().nbytes() && !tensor.is_conj() &&
-         !tensor.is_neg();
+         static_cast<uint64_t>(tensor.numel()) * tensor.element_size() == tensor.storage().nbytes() &&
+         !tensor.is_conj() && !tensor.is_neg();
 }
 
 // Writes `source` into network-ready memory laid out as `target`: the one pass.
@@ -74,8 +74,9 @@ at::Tensor& upload_into(at::Tensor& self, const at::Tensor& source) {
 // Over the fetched memory; the tensor owns it.
 at::Tensor tensor_over(std::unique_ptr<session::Fetched> fetched, const at::Tensor& like) {
   auto* memory = fetched.release();
-  return at::from_blob(memory->bytes().data(), like.sizes(), like.strides(), [memory](void*) { delete memory; },
-                       at::TensorOptions(like.scalar_type()).device(at::kCPU));
+  return at::from_blob(
+      memory->bytes().data(), like.sizes(), like.strides(), [memory](void*) { delete memory; },
+      at::TensorOptions(like.scalar_type()).device(at::kCPU));
 }
 
 at::Tensor fetch_dense(const at::Tensor& remote, FlushReason reason) {
@@ -100,9 +101,11 @@ at::Tensor fetch_dense(const at::Tensor& remote, FlushReason reason) {
 }  // namespace
 
 at::Tensor upload_copy(SessionCore& core, c10::Device device, const at::Tensor& source) {
-  TORCH_CHECK(source.layout() == at::kStrided, "only strided tensors can go to remote_accelerator; convert with .to_dense() first");
-  const auto strides = source.is_non_overlapping_and_dense() ? source.strides().vec()
-                                                             : at::infer_dense_strides(source.sizes(), source.strides());
+  TORCH_CHECK(source.layout() == at::kStrided,
+              "only strided tensors can go to remote_accelerator; convert with .to_dense() first");
+  const auto strides = source.is_non_overlapping_and_dense()
+                           ? source.strides().vec()
+                           : at::infer_dense_strides(source.sizes(), source.strides());
   at::Tensor target = make_lazy(core, device, source.sizes(), strides, source.scalar_type());
   if (target.numel() > 0) upload_into_fresh(core, target, source);
   return target;
@@ -125,7 +128,8 @@ at::Tensor& copy_into(at::Tensor& self, const at::Tensor& source, bool non_block
     }
     return self.copy_(value);
   }
-  TORCH_CHECK(self.device().is_privateuseone(), "cannot copy from ", source.device(), " to ", self.device(), ": go through the CPU");
+  TORCH_CHECK(self.device().is_privateuseone(), "cannot copy from ", source.device(), " to ", self.device(),
+              ": go through the CPU");
   if (source.device().is_privateuseone() && usable_state(source).session != usable_state(self).session) {
     return upload_into(self, fetch(source));  // another session's node: through this process
   }
@@ -135,7 +139,8 @@ at::Tensor& copy_into(at::Tensor& self, const at::Tensor& source, bool non_block
     record_call(op, stack);
     return self;
   }
-  TORCH_CHECK(source.device().is_cpu(), "cannot copy from ", source.device(), " to ", self.device(), ": go through the CPU");
+  TORCH_CHECK(source.device().is_cpu(), "cannot copy from ", source.device(), " to ", self.device(),
+              ": go through the CPU");
   return upload_into(self, source);
 }
 

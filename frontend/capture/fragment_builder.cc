@@ -28,7 +28,8 @@ bool FragmentBuilder::build(const Segment& segment) {
 void FragmentBuilder::mark_live(const Segment& segment) {
   const size_t slot_count = segment.slots.size();
   visible_.assign(slot_count, false);
-  for (size_t i = 0; i < slot_count; ++i) visible_[i] = !segment.slots[i].state->handle_gone.load(std::memory_order_acquire);
+  for (size_t i = 0; i < slot_count; ++i)
+    visible_[i] = !segment.slots[i].state->handle_gone.load(std::memory_order_acquire);
   needed_ = visible_;
   live_.clear();
   pruned_ = 0;
@@ -116,7 +117,8 @@ void FragmentBuilder::encode_record(const Segment& segment, size_t record, uint3
       for (uint32_t words = (wire::payload_of(word) + 31) / 32; words > 0; --words) code_.push_back(segment.code[at++]);
     }
   }
-  params_.insert(params_.end(), segment.params.begin() + entry.params, segment.params.begin() + segment.params_end(record));
+  params_.insert(params_.end(), segment.params.begin() + entry.params,
+                 segment.params.begin() + segment.params_end(record));
 }
 
 std::vector<std::byte> FragmentBuilder::serialize(const Segment& segment) const {
@@ -129,7 +131,8 @@ std::vector<std::byte> FragmentBuilder::serialize(const Segment& segment) const 
     const auto [place, fresh] = local_ops.try_emplace(op, static_cast<uint32_t>(ops.size()));
     if (fresh) {
       const auto& name = op->handle.operator_name();
-      ops.push_back(wire::CreateOpDecl(builder, builder.CreateString(name.name), builder.CreateString(name.overload_name),
+      ops.push_back(wire::CreateOpDecl(builder, builder.CreateString(name.name),
+                                       builder.CreateString(name.overload_name),
                                        executor::schema_hash(op->handle.schema())));
     }
     code[record_heads_[i]] = place->second;
@@ -141,8 +144,8 @@ std::vector<std::byte> FragmentBuilder::serialize(const Segment& segment) const 
   const auto strings_offset = builder.CreateVector(strings);
   const auto code_offset = builder.CreateVector(code);
   const auto params_offset = builder.CreateVector(params_);
-  builder.Finish(wire::CreateTemplate(builder, wire::kProgramFormat, ops_offset, kinds_offset, strings_offset, code_offset,
-                                      params_offset, static_cast<uint32_t>(record_ops_.size())),
+  builder.Finish(wire::CreateTemplate(builder, wire::kProgramFormat, ops_offset, kinds_offset, strings_offset,
+                                      code_offset, params_offset, static_cast<uint32_t>(record_ops_.size())),
                  "GNTP");
   const auto* bytes = reinterpret_cast<const std::byte*>(builder.GetBufferPointer());
   return {bytes, bytes + builder.GetSize()};

@@ -59,13 +59,13 @@ class FragmentBuilder {
   std::vector<bool> needed_;
   std::vector<bool> visible_;  // slot's storage outlives the fragment
   std::vector<uint32_t> live_;
-  std::vector<uint32_t> code_;         // operators by their number in the op table
-  std::vector<uint32_t> record_heads_; // positions of record headers in code_
+  std::vector<uint32_t> code_;          // operators by their number in the op table
+  std::vector<uint32_t> record_heads_;  // positions of record headers in code_
   std::vector<OpInfo*> record_ops_;
   std::vector<int64_t> params_;
   std::vector<uint32_t> local_of_;
   std::vector<uint8_t> kinds_;
-  std::vector<uint32_t> written_by_;   // by local slot: live record that writes it last
+  std::vector<uint32_t> written_by_;  // by local slot: live record that writes it last
   std::vector<uint32_t> local_to_segment_;
   std::vector<std::string> strings_;
   std::vector<Bound> bound_;

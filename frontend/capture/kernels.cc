@@ -39,12 +39,14 @@ at::Tensor lazy_empty(at::IntArrayRef sizes, at::IntArrayRef strides, std::optio
   TORCH_CHECK(!layout.has_value() || *layout == at::kStrided,
               "only strided tensors live on remote_accelerator; make a ", *layout, " tensor on the CPU");
   const c10::Device where = indexed(device);
-  return make_lazy(core_of(where.index()), where, sizes, strides, dtype.value_or(c10::get_default_dtype_as_scalartype()));
+  return make_lazy(core_of(where.index()), where, sizes, strides,
+                   dtype.value_or(c10::get_default_dtype_as_scalartype()));
 }
 
 at::Tensor empty(at::IntArrayRef sizes, std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
                  std::optional<at::Device> device, std::optional<bool>, std::optional<at::MemoryFormat> format) {
-  for (const int64_t size : sizes) TORCH_CHECK(size >= 0, "Trying to create tensor with negative dimension ", size, ": ", sizes);
+  for (const int64_t size : sizes)
+    TORCH_CHECK(size >= 0, "Trying to create tensor with negative dimension ", size, ": ", sizes);
   const auto wanted = format.value_or(at::MemoryFormat::Contiguous);
   if (wanted == at::MemoryFormat::ChannelsLast) {
     return lazy_empty(sizes, c10::get_channels_last_strides_2d(sizes), dtype, layout, device);
@@ -61,7 +63,9 @@ at::Tensor empty_strided(at::IntArrayRef sizes, at::IntArrayRef strides, std::op
   return lazy_empty(sizes, strides, dtype, layout, device);
 }
 
-at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking) { return copy_into(self, source, non_blocking); }
+at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
+  return copy_into(self, source, non_blocking);
+}
 
 at::Tensor copy_from(const at::Tensor& self, const at::Tensor& destination, bool non_blocking) {
   at::Tensor target = destination;
@@ -85,8 +89,8 @@ at::Tensor to_copy(const at::Tensor& self, std::optional<at::ScalarType> dtype, 
   }
   if (target.is_cpu()) return fetch(to_copy(self, dtype, layout, self.device(), pin_memory, false, format));
   TORCH_CHECK(target.is_privateuseone(), "cannot copy from ", self.device(), " to ", target, ": go through the CPU");
-  at::Tensor made = empty_strided(self.sizes(), c10::contiguous_strides(self.sizes()), dtype.value_or(self.scalar_type()), layout,
-                                  target, pin_memory);
+  at::Tensor made = empty_strided(self.sizes(), c10::contiguous_strides(self.sizes()),
+                                  dtype.value_or(self.scalar_type()), layout, target, pin_memory);
   return copy_into(made, self, non_blocking);
 }
 
@@ -94,7 +98,8 @@ at::Scalar local_scalar_dense(const at::Tensor& self) { return fetch(self).item(
 
 bool is_set_to(const at::Tensor& self, const at::Tensor& other) {
   return self.storage().unsafeGetStorageImpl() == other.storage().unsafeGetStorageImpl() &&
-         self.storage_offset() == other.storage_offset() && self.sizes() == other.sizes() && self.strides() == other.strides();
+         self.storage_offset() == other.storage_offset() && self.sizes() == other.sizes() &&
+         self.strides() == other.strides();
 }
 
 bool equal(const at::Tensor& self, const at::Tensor& other) {
@@ -106,18 +111,21 @@ bool equal(const at::Tensor& self, const at::Tensor& other) {
 
 const at::Tensor& resize_(const at::Tensor& self, at::IntArrayRef sizes, std::optional<at::MemoryFormat> format) {
   auto* impl = self.unsafeGetTensorImpl();
-  const uint64_t needed = at::detail::computeStorageNbytesContiguous(sizes, self.element_size(), static_cast<size_t>(self.storage_offset()));
+  const uint64_t needed = at::detail::computeStorageNbytesContiguous(sizes, self.element_size(),
+                                                                     static_cast<size_t>(self.storage_offset()));
   if (needed > self.storage().nbytes()) resize_storage(self.storage(), needed);
   if (impl->sizes() != sizes) impl->set_sizes_contiguous(sizes);
   if (format.has_value() && *format != at::MemoryFormat::Preserve) impl->empty_tensor_restride(*format);
   return self;
 }
 
-at::Tensor& set_source_storage(at::Tensor& self, at::Storage source, int64_t offset, at::IntArrayRef sizes, at::IntArrayRef strides) {
+at::Tensor& set_source_storage(at::Tensor& self, at::Storage source, int64_t offset, at::IntArrayRef sizes,
+                               at::IntArrayRef strides) {
   auto* impl = self.unsafeGetTensorImpl();
   impl->set_storage_keep_dtype(std::move(source));
   const auto wanted = strides.empty() && !sizes.empty() ? c10::contiguous_strides(sizes) : c10::DimVector(strides);
-  const uint64_t needed = at::detail::computeStorageNbytes(sizes, wanted, self.element_size(), static_cast<size_t>(offset));
+  const uint64_t needed =
+      at::detail::computeStorageNbytes(sizes, wanted, self.element_size(), static_cast<size_t>(offset));
   if (needed > self.storage().nbytes()) resize_storage(self.storage(), needed);
   impl->set_sizes_and_strides(sizes, wanted, offset);
   return self;
@@ -136,7 +144,8 @@ bool shallow_copy_compatible(const at::Tensor&, const at::Tensor&) { return true
 
 // Answers as the node's device would, so that attention stays one operator.
 int64_t choose_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                         const std::optional<at::Tensor>& mask, double dropout, bool causal, std::optional<double> scale, bool gqa) {
+                         const std::optional<at::Tensor>& mask, double dropout, bool causal,
+                         std::optional<double> scale, bool gqa) {
   return at::native::_fused_sdp_choice_cpp(query, key, value, mask, dropout, causal, scale, gqa);
 }
 
@@ -152,7 +161,8 @@ bool wants_gradient(const at::Tensor& tensor) {
   return tensor.defined() && ((at::GradMode::is_enabled() && tensor.requires_grad()) || tensor._fw_grad(0).defined());
 }
 
-at::Tensor linear_with_autograd(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
+at::Tensor linear_with_autograd(const at::Tensor& input, const at::Tensor& weight,
+                                const std::optional<at::Tensor>& bias) {
   if (wants_gradient(input) || wants_gradient(weight) || (bias.has_value() && wants_gradient(*bias))) {
     return at::native::linear(input, weight, bias);
   }
@@ -183,29 +193,47 @@ std::tuple<at::Tensor, at::Tensor> native_dropout(const at::Tensor& input, doubl
 class CaptureKernel final : public c10::OperatorKernel {
  public:
   explicit CaptureKernel(OpInfo& op) : op_(op) {}
-  void operator()(const c10::OperatorHandle&, c10::DispatchKeySet, torch::jit::Stack* stack) { record_call(op_, *stack); }
+  void operator()(const c10::OperatorHandle&, c10::DispatchKeySet, torch::jit::Stack* stack) {
+    record_call(op_, *stack);
+  }
 
  private:
   OpInfo& op_;
 };
 
 bool is_own(const c10::OperatorName& name) {
-  static const char* const own[] = {
-      "aten::empty.memory_format", "aten::empty_strided", "aten::copy_", "aten::_copy_from", "aten::_to_copy",
-      "aten::_local_scalar_dense", "aten::equal", "aten::resize_", "aten::set_.source_Storage",
-      "aten::set_.source_Storage_storage_offset", "aten::set_.source_Tensor", "aten::set_", "aten::is_set_to",
-      "aten::_has_compatible_shallow_copy_type", "aten::as_strided", "aten::view", "aten::unfold", "aten::_reshape_alias",
-      "aten::view_as_real", "aten::view_as_complex", "aten::native_dropout"};
+  static const char* const own[] = {"aten::empty.memory_format",
+                                    "aten::empty_strided",
+                                    "aten::copy_",
+                                    "aten::_copy_from",
+                                    "aten::_to_copy",
+                                    "aten::_local_scalar_dense",
+                                    "aten::equal",
+                                    "aten::resize_",
+                                    "aten::set_.source_Storage",
+                                    "aten::set_.source_Storage_storage_offset",
+                                    "aten::set_.source_Tensor",
+                                    "aten::set_",
+                                    "aten::is_set_to",
+                                    "aten::_has_compatible_shallow_copy_type",
+                                    "aten::as_strided",
+                                    "aten::view",
+                                    "aten::unfold",
+                                    "aten::_reshape_alias",
+                                    "aten::view_as_real",
+                                    "aten::view_as_complex",
+                                    "aten::native_dropout"};
   const std::string full = name.overload_name.empty() ? name.name : name.name + "." + name.overload_name;
   return std::find(std::begin(own), std::end(own), full) != std::end(own);
 }
 
 // Operators whose default kernel is geometry, or a composition that we capture better piece by piece.
 bool is_left_alone(const c10::OperatorName& name) {
-  static const char* const left[] = {"aten::_conj", "aten::_neg_view", "aten::_unsafe_view", "aten::lift", "aten::lift_fresh",
-                                     "aten::detach_", "aten::_fused_sdp_choice", "aten::_pin_memory", "aten::is_pinned",
-                                     "aten::record_stream", "aten::_copy_from_and_resize", "aten::set_data", "aten::_fw_primal",
-                                     "aten::_make_dual", "aten::_lazy_clone", "aten::result_type"};
+  static const char* const left[] = {
+      "aten::_conj",      "aten::_neg_view",     "aten::_unsafe_view",          "aten::lift",
+      "aten::lift_fresh", "aten::detach_",       "aten::_fused_sdp_choice",     "aten::_pin_memory",
+      "aten::is_pinned",  "aten::record_stream", "aten::_copy_from_and_resize", "aten::set_data",
+      "aten::_fw_primal", "aten::_make_dual",    "aten::_lazy_clone",           "aten::result_type"};
   return std::find(std::begin(left), std::end(left), name.name) != std::end(left);
 }
 
@@ -228,7 +256,8 @@ bool is_random_composition(const c10::OperatorHandle& op) {
     if (type->kind() == c10::TypeKind::GeneratorType) return false;
   }
   for (const at::Tag tag : op.getTags()) {
-    if (tag == at::Tag::nondeterministic_seeded) return op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd);
+    if (tag == at::Tag::nondeterministic_seeded)
+      return op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd);
   }
   return false;
 }

@@ -14,9 +14,8 @@ namespace {
 ArgKind kind_of(const c10::Type& type, const c10::Type& real) {
   switch (type.kind()) {
     case c10::TypeKind::OptionalType: {
-      const auto& real_inner = real.kind() == c10::TypeKind::OptionalType
-                                   ? *real.expectRef<c10::OptionalType>().getElementType()
-                                   : real;
+      const auto& real_inner =
+          real.kind() == c10::TypeKind::OptionalType ? *real.expectRef<c10::OptionalType>().getElementType() : real;
       return kind_of(*type.expectRef<c10::OptionalType>().getElementType(), real_inner);
     }
     case c10::TypeKind::TensorType: return ArgKind::kTensor;
@@ -100,7 +99,8 @@ void fill(OpInfo& info) {
   describe_arguments(info, schema);
   describe_returns(info, schema);
   for (const at::Tag tag : info.handle.getTags()) {
-    info.data_dependent = info.data_dependent || tag == at::Tag::dynamic_output_shape || tag == at::Tag::data_dependent_output;
+    info.data_dependent =
+        info.data_dependent || tag == at::Tag::dynamic_output_shape || tag == at::Tag::data_dependent_output;
     info.side_effect = info.side_effect || tag == at::Tag::nondeterministic_seeded;
   }
   const std::string_view name = op_name.name;
@@ -109,8 +109,8 @@ void fill(OpInfo& info) {
   bool writes = false;
   for (const auto& arg : info.args) writes = writes || arg.is_write;
   info.side_effect = info.side_effect || (info.returns.empty() && !writes);
-  info.values_shape = name == "aten::arange" || name == "aten::range" || name == "aten::linspace" || name == "aten::logspace" ||
-                      name.find("upsample") != std::string_view::npos;
+  info.values_shape = name == "aten::arange" || name == "aten::range" || name == "aten::linspace" ||
+                      name == "aten::logspace" || name.find("upsample") != std::string_view::npos;
   info.lifts_cpu_operands = name == "aten::index" || name == "aten::index_put" || name == "aten::index_put_" ||
                             name == "aten::_index_put_impl_" || name == "aten::_index_put_impl" ||
                             name == "genie::set_generator_state";

@@ -57,15 +57,15 @@ struct OpInfo {
   std::string name;    // "aten::add.Tensor"
   std::vector<ArgInfo> args;
   std::vector<ReturnInfo> returns;
-  bool supported = true;         // all argument kinds can travel
-  bool side_effect = false;      // random operators, asserts: never dead
-  bool data_dependent = false;   // the result's shape depends on values: never cached
-  bool writes_only = true;       // every tensor result is one of its arguments
-  bool values_shape = false;     // floating-point arguments decide the shape (arange)
+  bool supported = true;        // all argument kinds can travel
+  bool side_effect = false;     // random operators, asserts: never dead
+  bool data_dependent = false;  // the result's shape depends on values: never cached
+  bool writes_only = true;      // every tensor result is one of its arguments
+  bool values_shape = false;    // floating-point arguments decide the shape (arange)
   bool lifts_cpu_operands = false;
-  bool mixes_devices = false;       // copy_ between two devices of a session
-  bool hidden_running_stats = false; // native_batch_norm writes arguments 3 and 4 in training
-  bool resizes_out = false;          // an out= variant
+  bool mixes_devices = false;         // copy_ between two devices of a session
+  bool hidden_running_stats = false;  // native_batch_norm writes arguments 3 and 4 in training
+  bool resizes_out = false;           // an out= variant
   bool has_meta = false;
   ShapeFunction shape = nullptr;
   std::atomic<uint64_t> captured{0};

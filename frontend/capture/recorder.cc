@@ -80,8 +80,8 @@ class ScratchLease {
 };
 
 [[noreturn]] void refuse_mixed(const OpInfo& op, c10::Device one, c10::Device other) {
-  TORCH_CHECK(false, "Expected all tensors to be on the same device, but found at least two devices, ", one, " and ", other,
-              "! (when calling ", op.name, "; move the tensor first: x.to(\"", one, "\"))");
+  TORCH_CHECK(false, "Expected all tensors to be on the same device, but found at least two devices, ", one, " and ",
+              other, "! (when calling ", op.name, "; move the tensor first: x.to(\"", one, "\"))");
 }
 
 // Whether the strides are exactly what a contiguous tensor's would be (libtorch lets those of size-1 dimensions differ).
@@ -121,8 +121,10 @@ class Encoder {
         if (!out_.device) out_.device = tensor.device();
         if (*out_.device != tensor.device() && !op_.mixes_devices) refuse_mixed(op_, *out_.device, tensor.device());
       });
-      if (args_[i].isDevice() && !out_.device && args_[i].toDevice().is_privateuseone()) out_.device = args_[i].toDevice();
-      if (args_[i].isGenerator() && !out_.device && args_[i].toGenerator().defined()) out_.device = args_[i].toGenerator().device();
+      if (args_[i].isDevice() && !out_.device && args_[i].toDevice().is_privateuseone())
+        out_.device = args_[i].toDevice();
+      if (args_[i].isGenerator() && !out_.device && args_[i].toGenerator().defined())
+        out_.device = args_[i].toGenerator().device();
     }
     int index = out_.device && out_.device->has_index() ? out_.device->index() : current_device();
     out_.device = c10::Device(c10::DeviceType::PrivateUse1, static_cast<c10::DeviceIndex>(index));
@@ -177,7 +179,8 @@ class Encoder {
       case ArgKind::kGenerator: return generator(value);
       case ArgKind::kUnsupported: break;
     }
-    TORCH_CHECK_NOT_IMPLEMENTED(false, op_.name, " takes an argument that cannot travel to a remote device; call it on CPU tensors");
+    TORCH_CHECK_NOT_IMPLEMENTED(false, op_.name,
+                                " takes an argument that cannot travel to a remote device; call it on CPU tensors");
   }
 
   void integer(int64_t value) {
@@ -237,8 +240,8 @@ class Encoder {
     for (const char c : value) out_.key.push_back(c);
   }
   void generator(const c10::IValue& value) {
-    TORCH_CHECK(value.isNone() || !value.toGenerator().defined() || value.toGenerator().device().is_privateuseone(), op_.name,
-                ": expected a generator on ", *out_.device, ", found one on ",
+    TORCH_CHECK(value.isNone() || !value.toGenerator().defined() || value.toGenerator().device().is_privateuseone(),
+                op_.name, ": expected a generator on ", *out_.device, ", found one on ",
                 value.isNone() ? c10::Device("cpu") : value.toGenerator().device());
     word(Tag::kGenerator, use_generator(value, out_.device->index()));
   }
@@ -258,7 +261,8 @@ class Encoder {
     if (!value.defined()) return word(Tag::kUndefinedTensor, 0);
     if (!value.device().is_privateuseone()) return foreign(value, write);
     StorageState& state = usable_state(value);
-    if (state.session != out_.core) [[unlikely]] refuse_other_session(state, value);
+    if (state.session != out_.core) [[unlikely]]
+      refuse_other_session(state, value);
     const auto* impl = value.unsafeGetTensorImpl();
     const auto sizes = impl->sizes();
     const bool contiguous = spelled_contiguously(sizes, impl->strides());
@@ -278,15 +282,16 @@ class Encoder {
   // An index can pass from a closed session to a new one; two open sessions never share one.
   [[noreturn]] void refuse_other_session(const StorageState& state, const at::Tensor& value) const {
     if (!state.session->closed()) refuse_mixed(op_, *out_.device, value.device());
-    throw Error(Status(Errc::kDisconnected, "the session of an operand was closed: open one and send the tensor again"));
+    throw Error(
+        Status(Errc::kDisconnected, "the session of an operand was closed: open one and send the tensor again"));
   }
 
   // A CPU operand: numbers travel by value; where PyTorch allows index tensors on the CPU, they are sent.
   void foreign(const at::Tensor& value, bool write) {
     if (value.device().is_cpu() && value.dim() == 0 && !write && value.layout() == at::kStrided) {
       const auto type = value.scalar_type();
-      word(Tag::kScalarTensor, static_cast<uint32_t>(type) |
-                                   (value.unsafeGetTensorImpl()->is_wrapped_number() ? wire::kWrapped : 0));
+      word(Tag::kScalarTensor,
+           static_cast<uint32_t>(type) | (value.unsafeGetTensorImpl()->is_wrapped_number() ? wire::kWrapped : 0));
       const at::Scalar number_value = value.item();
       if (number_value.isComplex()) {
         number(std::bit_cast<int64_t>(number_value.toComplexDouble().real()), false);
@@ -309,8 +314,8 @@ class Encoder {
 };
 
 at::Tensor tensor_over(c10::Storage storage, at::IntArrayRef sizes, at::IntArrayRef strides, c10::ScalarType dtype) {
-  auto tensor = at::detail::make_tensor_base<c10::TensorImpl>(std::move(storage), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
-                                                              c10::scalarTypeToTypeMeta(dtype));
+  auto tensor = at::detail::make_tensor_base<c10::TensorImpl>(
+      std::move(storage), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::scalarTypeToTypeMeta(dtype));
   auto* impl = tensor.unsafeGetTensorImpl();
   if (sizes.size() != 1 || sizes[0] != 0) impl->set_sizes_and_strides(sizes, strides);
   return at::Tensor(std::move(tensor));
@@ -318,8 +323,8 @@ at::Tensor tensor_over(c10::Storage storage, at::IntArrayRef sizes, at::IntArray
 
 uint32_t tensor_bits(const TensorMeta& meta) {
   return (static_cast<uint32_t>(meta.dtype) << TensorBits::kDtypeShift) |
-         (static_cast<uint32_t>(meta.sizes.size()) << TensorBits::kRankShift) | (meta.contiguous ? TensorBits::kContiguous : 0) |
-         TensorBits::kZeroOffset;
+         (static_cast<uint32_t>(meta.sizes.size()) << TensorBits::kRankShift) |
+         (meta.contiguous ? TensorBits::kContiguous : 0) | TensorBits::kZeroOffset;
 }
 
 void encode_fresh(const TensorMeta& meta, Scratch& out) {
@@ -363,15 +368,16 @@ void encode_outputs(const OpInfo& op, const OutputMeta* metas, Scratch& out) {
 void append_alloc(Stream& stream, uint32_t slot, uint64_t size_bytes) {
   static OpInfo& op = op_info("genie::alloc", "");
   Segment& segment = stream.open;
-  segment.records.push_back({&op, static_cast<uint32_t>(segment.code.size()), static_cast<uint32_t>(segment.params.size()),
+  segment.records.push_back({&op, static_cast<uint32_t>(segment.code.size()),
+                             static_cast<uint32_t>(segment.params.size()),
                              static_cast<uint32_t>(segment.touches.size())});
   segment.code.push_back(op.index);
   segment.code.push_back(1U | (1U << 16));
   segment.code.push_back(wire::head(Tag::kInt, 0));
   segment.params.push_back(static_cast<int64_t>(size_bytes));
-  segment.code.push_back(wire::head(
-      Tag::kFresh, (static_cast<uint32_t>(c10::ScalarType::Byte) << TensorBits::kDtypeShift) | (1U << TensorBits::kRankShift) |
-                       TensorBits::kContiguous | TensorBits::kZeroOffset));
+  segment.code.push_back(
+      wire::head(Tag::kFresh, (static_cast<uint32_t>(c10::ScalarType::Byte) << TensorBits::kDtypeShift) |
+                                  (1U << TensorBits::kRankShift) | TensorBits::kContiguous | TensorBits::kZeroOffset));
   segment.params.push_back(static_cast<int64_t>(size_bytes));
   segment.touches.push_back(touch_word(slot, Touch::kDefine));
 }
@@ -401,7 +407,8 @@ void append(Stream& stream, OpInfo& op, Scratch& call) {
     call.code[position] = wire::head(Tag::kString, static_cast<uint32_t>(segment.strings.size()));
     segment.strings.push_back(std::move(text));
   }
-  segment.records.push_back({&op, code_begin, static_cast<uint32_t>(segment.params.size()), static_cast<uint32_t>(segment.touches.size())});
+  segment.records.push_back(
+      {&op, code_begin, static_cast<uint32_t>(segment.params.size()), static_cast<uint32_t>(segment.touches.size())});
   segment.code.insert(segment.code.end(), call.code.begin(), call.code.end());
   segment.params.insert(segment.params.end(), call.params.begin(), call.params.end());
   segment.touches.insert(segment.touches.end(), touches.begin(), touches.end());
@@ -414,7 +421,8 @@ void learn_from_node(OpInfo& op, Scratch& call, Stream& stream) {
   call.core->wait(*ticket);
   session::Outcome& outcome = ticket->outcome();
   if (!outcome.status.ok()) throw Error(outcome.status);
-  TORCH_INTERNAL_ASSERT(outcome.reported.size() == call.results.size(), op.name, ": the node reported another number of results");
+  TORCH_INTERNAL_ASSERT(outcome.reported.size() == call.results.size(), op.name,
+                        ": the node reported another number of results");
   OutputMeta learned;
   for (size_t i = 0; i < op.returns.size(); ++i) learned.list_length.push_back(-1);
   for (size_t i = 0; i < call.results.size(); ++i) {
@@ -497,19 +505,21 @@ StorageState& usable_state(const at::Tensor& tensor) {
 
 at::Tensor make_lazy_over(StorageState* state, c10::Device device, at::IntArrayRef sizes, at::IntArrayRef strides,
                           c10::ScalarType dtype) {
-  c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(state->size_bytes), lazy_data_ptr(state, device),
-                       remote_allocator(), /*resizable=*/true);
+  c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(state->size_bytes),
+                       lazy_data_ptr(state, device), remote_allocator(), /*resizable=*/true);
   storage.unsafeGetStorageImpl()->set_materializer(refuse_data_access);
   return tensor_over(std::move(storage), sizes, strides, dtype);
 }
 
-at::Tensor make_lazy(SessionCore& core, c10::Device device, at::IntArrayRef sizes, at::IntArrayRef strides, c10::ScalarType dtype) {
+at::Tensor make_lazy(SessionCore& core, c10::Device device, at::IntArrayRef sizes, at::IntArrayRef strides,
+                     c10::ScalarType dtype) {
   const uint64_t bytes = at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(dtype));
   return make_lazy_over(core.new_storage(bytes), device, sizes, strides, dtype);
 }
 
 void record_call(OpInfo& op, torch::jit::Stack& stack) {
-  TORCH_CHECK_NOT_IMPLEMENTED(op.supported, op.name, " cannot be captured for remote_accelerator; call it on CPU tensors");
+  TORCH_CHECK_NOT_IMPLEMENTED(op.supported, op.name,
+                              " cannot be captured for remote_accelerator; call it on CPU tensors");
   const ScratchLease lease;
   Scratch& call = *lease;
   const auto args = torch::jit::last(stack, op.args.size());
@@ -519,9 +529,10 @@ void record_call(OpInfo& op, torch::jit::Stack& stack) {
   ShapeSource source = ShapeSource::kCache;
   const OutputMeta* metas = infer(op, args, call.key, source);
   count_source(core.counters(), source);
-  TORCH_CHECK_NOT_IMPLEMENTED(metas != nullptr || !op.resizes_out, op.name,
-                              ": the size of its result is only known on the node, so that it cannot go into an out= tensor; call the "
-                              "variant without out=");
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      metas != nullptr || !op.resizes_out, op.name,
+      ": the size of its result is only known on the node, so that it cannot go into an out= tensor; call the "
+      "variant without out=");
   encode_outputs(op, metas, call);
 
   Stream& stream = core.current_stream();

@@ -17,7 +17,8 @@ namespace genie::frontend {
 void record_call(OpInfo& op, torch::jit::Stack& stack);
 
 // A tensor on the device over a new storage; nothing is recorded (its content is undefined until something writes it).
-at::Tensor make_lazy(SessionCore& core, c10::Device device, at::IntArrayRef sizes, at::IntArrayRef strides, c10::ScalarType dtype);
+at::Tensor make_lazy(SessionCore& core, c10::Device device, at::IntArrayRef sizes, at::IntArrayRef strides,
+                     c10::ScalarType dtype);
 // Over an existing state; takes over one reference.
 at::Tensor make_lazy_over(StorageState* state, c10::Device device, at::IntArrayRef sizes, at::IntArrayRef strides,
                           c10::ScalarType dtype);

@@ -41,20 +41,24 @@ int free_range(const Registry& all, int count) {
   return -1;
 }
 
-Result<std::shared_ptr<SessionCore>> connect_locked(Registry& all, std::string_view uri, const session::LinkOptions& options) {
+Result<std::shared_ptr<SessionCore>> connect_locked(Registry& all, std::string_view uri,
+                                                    const session::LinkOptions& options) {
   auto made = SessionCore::connect(uri, options);
   if (!made.ok()) return made;
   const int count = 1 + static_cast<int>((*made)->node().devices.size());
   const int first = free_range(all, count);
   if (first < 0) {
-    return Status(Errc::kQuotaExceeded,
-                  fmt::format("'{}' needs {} device indices in a row and the {} of this process are taken: close sessions that you "
-                              "no longer need",
-                              uri, count, kMaxDevices));
+    return Status(
+        Errc::kQuotaExceeded,
+        fmt::format(
+            "'{}' needs {} device indices in a row and the {} of this process are taken: close sessions that you "
+            "no longer need",
+            uri, count, kMaxDevices));
   }
   (*made)->set_devices(first, count);
   all.cores.push_back(*made);
-  for (int i = first; i < first + count; ++i) all.by_index[static_cast<size_t>(i)].store(made->get(), std::memory_order_release);
+  for (int i = first; i < first + count; ++i)
+    all.by_index[static_cast<size_t>(i)].store(made->get(), std::memory_order_release);
   return made;
 }
 
@@ -78,8 +82,9 @@ SessionCore& core_of(int device_index) {
     if (auto made = connect_locked(all, uri, {}); !made.ok()) throw Error(made.status());
     if (SessionCore* core = find_core(device_index)) return *core;
   }
-  throw Error(Status(Errc::kNotFound,
-                     fmt::format("no session serves remote_accelerator:{}: open one with genie::Session::connect()", device_index)));
+  throw Error(Status(
+      Errc::kNotFound,
+      fmt::format("no session serves remote_accelerator:{}: open one with genie::Session::connect()", device_index)));
 }
 
 Result<std::shared_ptr<SessionCore>> connect_session(std::string_view uri, const session::LinkOptions& options) {

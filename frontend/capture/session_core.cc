@@ -379,7 +379,8 @@ void SessionCore::storage_gone(StorageState* state) noexcept {
     return;
   }
   state->next_free = to_free_.load(std::memory_order_relaxed);
-  while (!to_free_.compare_exchange_weak(state->next_free, state, std::memory_order_release, std::memory_order_relaxed)) {
+  while (
+      !to_free_.compare_exchange_weak(state->next_free, state, std::memory_order_release, std::memory_order_relaxed)) {
   }
 }
 

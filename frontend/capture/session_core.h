@@ -26,7 +26,7 @@ enum class FlushReason : uint8_t { kValue, kShape, kLimit, kConflict, kSynchroni
 const char* flush_reason_name(FlushReason reason);
 
 struct CaptureLimits {
-  uint32_t max_records = 8192;                   // a segment is flushed when it has that many records,
+  uint32_t max_records = 8192;                      // a segment is flushed when it has that many records,
   uint64_t max_upload_bytes = uint64_t{256} << 20;  // or holds that many bytes of snapshots
 };
 
@@ -36,7 +36,7 @@ struct CaptureCounters {
   std::atomic<uint64_t> template_hits{0}, template_misses{0};
   std::atomic<uint64_t> shape_cache{0}, shape_own{0}, shape_meta{0}, shape_node{0};
   std::atomic<uint64_t> client_fallbacks{0};
-  std::atomic<uint64_t> snapshot_bytes{0};   // written once from the program's CPU tensors into network-ready memory
+  std::atomic<uint64_t> snapshot_bytes{0};     // written once from the program's CPU tensors into network-ready memory
   std::atomic<uint64_t> user_copied_bytes{0};  // fetched, then copied into a tensor that the program brought
 };
 

@@ -125,8 +125,8 @@ bool linear(ShapeRequest& request) {
   const at::Tensor& input = request.tensor(0);
   const at::Tensor& weight = request.tensor(1);
   if (input.dim() == 0 || weight.dim() == 0 || weight.dim() > 2) return false;  // the node says what is wrong
-  TORCH_CHECK(input.size(-1) == weight.size(-1), "mat1 and mat2 shapes cannot be multiplied: linear of ", input.sizes(), " with weight ",
-              weight.sizes());
+  TORCH_CHECK(input.size(-1) == weight.size(-1), "mat1 and mat2 shapes cannot be multiplied: linear of ", input.sizes(),
+              " with weight ", weight.sizes());
   TORCH_CHECK(input.scalar_type() == weight.scalar_type(), "linear: input is ", input.scalar_type(), " but weight is ",
               weight.scalar_type());
   Sizes sizes(input.sizes().begin(), input.sizes().end() - 1);
@@ -219,7 +219,8 @@ bool randperm_out(ShapeRequest& request) {
   const int64_t count = request.args[0].toInt();
   const at::Tensor& out = request.tensor(2);
   request.out.list_length.push_back(-1);
-  if (out.dim() != 1 || out.size(0) != count) request.out.resized.emplace_back(2, dense_meta({count}, {1}, out.scalar_type()));
+  if (out.dim() != 1 || out.size(0) != count)
+    request.out.resized.emplace_back(2, dense_meta({count}, {1}, out.scalar_type()));
   return true;
 }
 

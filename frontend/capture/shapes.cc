@@ -2,8 +2,8 @@
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/ExpandUtils.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Generator.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/util/strides.h>
 #include <xxhash.h>
 
@@ -29,7 +29,8 @@ class Cache {
     for (size_t at = hash & mask();; at = (at + 1) & mask()) {
       const CacheEntry* entry = table_[at];
       if (entry == nullptr) return nullptr;
-      if (entry->hash == hash && entry->op == &op && std::equal(key.begin(), key.end(), entry->key.begin(), entry->key.end())) {
+      if (entry->hash == hash && entry->op == &op &&
+          std::equal(key.begin(), key.end(), entry->key.begin(), entry->key.end())) {
         return &entry->outputs;
       }
     }
@@ -108,7 +109,8 @@ void add_meta_of(const at::Tensor& tensor, OutputMeta& out) {
     return;
   }
   // An expanded result cannot be promised: the node lays it out contiguously.
-  out.tensors.push_back(dense_meta(tensor.sizes(), at::infer_dense_strides(tensor.sizes(), tensor.strides()), tensor.scalar_type()));
+  out.tensors.push_back(
+      dense_meta(tensor.sizes(), at::infer_dense_strides(tensor.sizes(), tensor.strides()), tensor.scalar_type()));
 }
 
 // Runs the operator on meta tensors; false when libtorch has no meta kernel for it.
@@ -205,7 +207,8 @@ void ShapeRequest::add_undefined() {
   out.tensors.push_back(TensorMeta{.defined = false});
 }
 
-const OutputMeta* infer(const OpInfo& op, c10::ArrayRef<c10::IValue> args, std::span<const int64_t> key, ShapeSource& source) {
+const OutputMeta* infer(const OpInfo& op, c10::ArrayRef<c10::IValue> args, std::span<const int64_t> key,
+                        ShapeSource& source) {
   const uint64_t hash = hash_of(op, key);
   if (const OutputMeta* known = cache().find(op, key, hash)) {
     source = ShapeSource::kCache;

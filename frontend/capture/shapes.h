@@ -57,7 +57,8 @@ enum class ShapeSource { kCache, kOwn, kMeta, kNone };
 
 // `key` is the request as words (structure and integers). Null when nobody on the client knows. Throws what the meta kernel
 // throws for a request that the operator refuses. The answer is valid until the thread's next call.
-const OutputMeta* infer(const OpInfo& op, c10::ArrayRef<c10::IValue> args, std::span<const int64_t> key, ShapeSource& source);
+const OutputMeta* infer(const OpInfo& op, c10::ArrayRef<c10::IValue> args, std::span<const int64_t> key,
+                        ShapeSource& source);
 // Remembers what a node reported.
 void remember(const OpInfo& op, std::span<const int64_t> key, OutputMeta meta);
 

@@ -33,7 +33,8 @@ struct StorageState {
 
   // The state of a tensor's storage, which must be on the remote device.
   static StorageState* of(const c10::StorageImpl* storage) noexcept {
-    return static_cast<StorageState*>(const_cast<c10::StorageImpl*>(storage)->_mutable_data_ptr_no_checks().get_context());
+    return static_cast<StorageState*>(
+        const_cast<c10::StorageImpl*>(storage)->_mutable_data_ptr_no_checks().get_context());
   }
 
   void retain() noexcept { references.fetch_add(1, std::memory_order_relaxed); }
@@ -57,9 +58,9 @@ struct StorageState {
   std::atomic<bool> handle_gone{false};  // no tensor refers to it any more
   std::atomic<bool> poisoning{false};    // one thread wins the right to set the error
   std::atomic<bool> poisoned{false};
-  bool on_node = false;   // lives on the node once what was submitted has run
-  bool defined = false;   // some captured record, or an upload, gave it content
-  uint32_t version = 0;   // on the node, once what was submitted has run
+  bool on_node = false;  // lives on the node once what was submitted has run
+  bool defined = false;  // some captured record, or an upload, gave it content
+  uint32_t version = 0;  // on the node, once what was submitted has run
   uint64_t size_bytes = 0;
   const OpInfo* producer = nullptr;  // what wrote it last
   // Set once, before `poisoned`.

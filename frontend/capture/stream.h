@@ -49,9 +49,9 @@ constexpr Touch touch_mode(uint32_t word) { return static_cast<Touch>(word & 7U)
 
 struct RecordEntry {
   OpInfo* op = nullptr;
-  uint32_t code = 0;    // first word in Segment::code
-  uint32_t params = 0;  // first number in Segment::params
-  uint32_t touches = 0; // first word in Segment::touches: one per tensor head word, in order
+  uint32_t code = 0;     // first word in Segment::code
+  uint32_t params = 0;   // first number in Segment::params
+  uint32_t touches = 0;  // first word in Segment::touches: one per tensor head word, in order
 };
 
 struct SlotEntry {
@@ -100,10 +100,10 @@ struct Stream {
 
   SpinLock lock;
   const SessionCore* const owner;
-  const uint32_t number;           // in its session
-  uint32_t epoch = 0;              // moved on after a failure, under the session's flush lock
+  const uint32_t number;  // in its session
+  uint32_t epoch = 0;     // moved on after a failure, under the session's flush lock
   Segment open;
-  Segment last;                    // what was flushed last, for genie::graph(); its slots hold no references
+  Segment last;                          // what was flushed last, for genie::graph(); its slots hold no references
   std::atomic<uint32_t> open_number{0};  // open.number, readable without the lock
   std::atomic<bool> abandoned{false};    // its thread ended; another may take it over
   std::vector<PendingUpload> uploads;

@@ -1,7 +1,7 @@
 // The device `remote_accelerator` as PyTorch sees it: name, guard, hooks.
 #include <ATen/detail/PrivateUse1HooksInterface.h>
-#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/core/StorageImpl.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
 #include "frontend/capture/op_info.h"
@@ -35,7 +35,9 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Stream getStream(c10::Device device) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
   c10::Stream getDefaultStream(c10::Device device) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
   c10::Stream getNewStream(c10::Device device, int) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
-  c10::Stream getStreamFromGlobalPool(c10::Device device, bool) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
+  c10::Stream getStreamFromGlobalPool(c10::Device device, bool) const override {
+    return c10::Stream(c10::Stream::DEFAULT, device);
+  }
   c10::Stream exchangeStream(c10::Stream stream) const override { return stream; }
   c10::DeviceIndex deviceCount() const noexcept override { return kMaxDevices; }
   // Events order streams of a device; with one stream there is nothing to wait for.
@@ -67,8 +69,13 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   at::Generator getNewGenerator(c10::DeviceIndex index) const override { return new_generator(index); }
   bool isPinnedPtr(const void* address) const override { return is_pinned_address(address); }
   c10::Allocator* getPinnedMemoryAllocator() const override { return pinned_allocator(); }
-  at::Device getDeviceFromPtr(void*) const override { refuse_data_access(nullptr); return at::Device(kRemote); }
-  void resizePrivateUse1Bytes(const c10::Storage& storage, size_t new_bytes) const override { resize_storage(storage, new_bytes); }
+  at::Device getDeviceFromPtr(void*) const override {
+    refuse_data_access(nullptr);
+    return at::Device(kRemote);
+  }
+  void resizePrivateUse1Bytes(const c10::Storage& storage, size_t new_bytes) const override {
+    resize_storage(storage, new_bytes);
+  }
 };
 
 // Before ordinary static objects: a program may have a static torch::Device("remote_accelerator:0").
@@ -88,8 +95,8 @@ void resize_storage(const c10::Storage& storage, size_t new_bytes) {
   if (state->defined) {
     // The node has (or will have) the old bytes: grow there, in program order.
     static OpInfo& op = op_info("genie::resize_storage", "");
-    auto whole = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(storage), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
-                                                          caffe2::TypeMeta::Make<uint8_t>());
+    auto whole = at::detail::make_tensor<c10::TensorImpl>(
+        c10::Storage(storage), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), caffe2::TypeMeta::Make<uint8_t>());
     whole.unsafeGetTensorImpl()->set_sizes_contiguous({static_cast<int64_t>(impl->nbytes())});
     torch::jit::Stack stack{whole, static_cast<int64_t>(new_bytes)};
     record_call(op, stack);

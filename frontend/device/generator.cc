@@ -28,7 +28,8 @@ class RemoteGenerator final : public c10::GeneratorImpl {
 
   // Defaults are numbered by their device's place in its session.
   uint32_t number() const {
-    return number_ != kDefault ? number_ : static_cast<uint32_t>(device().index() - core_of(device().index()).first_device());
+    return number_ != kDefault ? number_
+                               : static_cast<uint32_t>(device().index() - core_of(device().index()).first_device());
   }
 
   // Seeding a device that no session serves waits for the session: torch::manual_seed() seeds every index there is.
@@ -92,7 +93,8 @@ class RemoteGenerator final : public c10::GeneratorImpl {
 std::array<at::Generator, kMaxDevices>& defaults() {
   static auto* const instance = [] {
     auto* made = new std::array<at::Generator, kMaxDevices>;
-    for (int i = 0; i < kMaxDevices; ++i) (*made)[static_cast<size_t>(i)] = at::make_generator<RemoteGenerator>(i, kDefault);
+    for (int i = 0; i < kMaxDevices; ++i)
+      (*made)[static_cast<size_t>(i)] = at::make_generator<RemoteGenerator>(i, kDefault);
     return made;
   }();
   return *instance;
@@ -102,7 +104,8 @@ std::array<at::Generator, kMaxDevices>& defaults() {
 
 const at::Generator& default_generator(int device_index) {
   const int index = device_index < 0 ? current_device() : device_index;
-  TORCH_CHECK(index < kMaxDevices, "remote_accelerator:", index, " does not exist: this process has ", kMaxDevices, " indices");
+  TORCH_CHECK(index < kMaxDevices, "remote_accelerator:", index, " does not exist: this process has ", kMaxDevices,
+              " indices");
   return defaults()[static_cast<size_t>(index)];
 }
 

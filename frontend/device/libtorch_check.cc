@@ -10,8 +10,9 @@ namespace genie::frontend {
 namespace {
 
 #ifndef GENIE_BUILT_FOR_TORCH
-#define GENIE_BUILT_FOR_TORCH                                                                            \
-  ((uint64_t{TORCH_VERSION_MAJOR} << 56) | (uint64_t{TORCH_VERSION_MINOR} << 48) | (uint64_t{TORCH_VERSION_PATCH} << 40))
+#define GENIE_BUILT_FOR_TORCH                                                      \
+  ((uint64_t{TORCH_VERSION_MAJOR} << 56) | (uint64_t{TORCH_VERSION_MINOR} << 48) | \
+   (uint64_t{TORCH_VERSION_PATCH} << 40))
 #endif
 
 struct Version {
@@ -31,9 +32,11 @@ struct Version {
   const Version loaded(aoti_torch_abi_version());
   if (built == loaded) return;
   std::fprintf(stderr,
-               "genie: this library was built for libtorch %u.%u.%u, but %u.%u.%u is loaded. Install torch==%u.%u.%u, or rebuild "
+               "genie: this library was built for libtorch %u.%u.%u, but %u.%u.%u is loaded. Install torch==%u.%u.%u, "
+               "or rebuild "
                "Genie with GENIE_LIBTORCH pointing at the libtorch that you use.\n",
-               built.major, built.minor, built.patch, loaded.major, loaded.minor, loaded.patch, built.major, built.minor, built.patch);
+               built.major, built.minor, built.patch, loaded.major, loaded.minor, loaded.patch, built.major,
+               built.minor, built.patch);
   std::_Exit(78);  // EX_CONFIG
 }
 

@@ -39,7 +39,9 @@ class PinnedAllocator final : public c10::Allocator {
     return {data, data, release, c10::Device(c10::DeviceType::CPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return release; }
-  void copy_data(void* to, const void* from, std::size_t size_bytes) const override { std::memcpy(to, from, size_bytes); }
+  void copy_data(void* to, const void* from, std::size_t size_bytes) const override {
+    std::memcpy(to, from, size_bytes);
+  }
 };
 
 }  // namespace

@@ -53,28 +53,17 @@ class Reader {
           note_touch(record, segment_.touches[touch++], before);
           params += count_params(payload);
           break;
-        case Tag::kReported:
-          note_touch(record, segment_.touches[touch++], before);
-          break;
+        case Tag::kReported: note_touch(record, segment_.touches[touch++], before); break;
         case Tag::kScalarTensor:
           params += c10::isComplexType(static_cast<c10::ScalarType>(payload & 0xFFU)) ? 2 : 1;
           break;
         case Tag::kInt:
-        case Tag::kDouble:
-          params += 1;
-          break;
-        case Tag::kComplex:
-          params += 2;
-          break;
+        case Tag::kDouble: params += 1; break;
+        case Tag::kComplex: params += 2; break;
         case Tag::kIntList:
-        case Tag::kDoubleList:
-          params += payload;
-          break;
-        case Tag::kBoolList:
-          at += (payload + 31) / 32;
-          break;
-        default:
-          break;
+        case Tag::kDoubleList: params += payload; break;
+        case Tag::kBoolList: at += (payload + 31) / 32; break;
+        default: break;
       }
     }
     node.depends_on.assign(before.begin(), before.end());
@@ -127,7 +116,8 @@ namespace {
 std::string spell(const std::vector<GraphValue>& values) {
   std::string out;
   for (const GraphValue& value : values) {
-    out += fmt::format("{}%{}:{}[{}]", out.empty() ? "" : ", ", value.storage, value.dtype, fmt::join(value.sizes, ", "));
+    out +=
+        fmt::format("{}%{}:{}[{}]", out.empty() ? "" : ", ", value.storage, value.dtype, fmt::join(value.sizes, ", "));
   }
   return out;
 }

@@ -13,8 +13,8 @@ namespace genie {
 struct GENIE_API Stats {
   // Operators.
   uint64_t captured_ops = 0;
-  uint64_t executed_ops = 0;   // reported by nodes
-  uint64_t pruned_ops = 0;     // dead before they were sent
+  uint64_t executed_ops = 0;  // reported by nodes
+  uint64_t pruned_ops = 0;    // dead before they were sent
   uint64_t client_fallbacks = 0;
   std::map<std::string, uint64_t> captured_by_op;
   std::map<std::string, uint64_t> executed_by_op;  // sent for execution
@@ -38,13 +38,13 @@ struct GENIE_API Stats {
   uint64_t submissions = 0;
   uint64_t message_bytes = 0;
   uint64_t uploads = 0;
-  uint64_t upload_bytes = 0;           // that became storages
-  uint64_t snapshot_bytes = 0;         // written once into network-ready memory: the one pass
-  uint64_t upload_copied_bytes = 0;    // copied by a CPU after the snapshot
+  uint64_t upload_bytes = 0;         // that became storages
+  uint64_t snapshot_bytes = 0;       // written once into network-ready memory: the one pass
+  uint64_t upload_copied_bytes = 0;  // copied by a CPU after the snapshot
   uint64_t fetches = 0;
   uint64_t fetch_bytes = 0;
-  uint64_t fetch_copied_bytes = 0;     // copied by a CPU between the storage and the tensor that .cpu() returns
-  uint64_t user_copied_bytes = 0;      // copied again into a tensor that the program brought
+  uint64_t fetch_copied_bytes = 0;  // copied by a CPU between the storage and the tensor that .cpu() returns
+  uint64_t user_copied_bytes = 0;   // copied again into a tensor that the program brought
 
   std::vector<std::string> last_failures;
 

@@ -35,16 +35,16 @@ enum class Errc : uint16_t {
   kCancelled = 22,
   kQuotaExceeded = 23,
   kOutOfMemory = 24,
-  kStale = 25,       // a handle, key or version of an earlier generation
+  kStale = 25,  // a handle, key or version of an earlier generation
   kPermission = 26,
-  kOpFailed = 27,    // an operator raised an error on its node
-  kPoisoned = 28,    // a storage whose producing operation failed
-  kBusy = 29,        // somebody else still uses it
-  kConfig = 30,      // a configuration line or flag is wrong
+  kOpFailed = 27,  // an operator raised an error on its node
+  kPoisoned = 28,  // a storage whose producing operation failed
+  kBusy = 29,      // somebody else still uses it
+  kConfig = 30,    // a configuration line or flag is wrong
   // The endpoint must be rebuilt.
   kDisconnected = 48,
   kUnreachable = 49,
-  kProtocol = 50,    // a malformed message
+  kProtocol = 50,  // a malformed message
   kVersionMismatch = 51,
   kUnauthenticated = 52,
   // The device or the process must be rebuilt.
@@ -59,7 +59,7 @@ GENIE_API const char* errc_name(Errc code) noexcept;
 class [[nodiscard]] GENIE_API Status {
  public:
   Status() noexcept = default;  // OK
-  Status(Errc code) noexcept  // NOLINT(google-explicit-constructor): `return Errc::kAgain;` is the idiom
+  Status(Errc code) noexcept    // NOLINT(google-explicit-constructor): `return Errc::kAgain;` is the idiom
       : rep_(code == Errc::kOk ? 0 : (static_cast<uintptr_t>(code) << 1) | 1U) {}
   Status(Errc code, std::string text);
 
@@ -98,9 +98,9 @@ static_assert(sizeof(Status) == sizeof(void*));
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<1>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  Result(T value) : state_(std::in_place_index<1>, std::move(value)) {}         // NOLINT(google-explicit-constructor)
   Result(Status status) : state_(std::in_place_index<0>, std::move(status)) {}  // NOLINT(google-explicit-constructor)
-  Result(Errc code) : Result(Status(code)) {}  // NOLINT(google-explicit-constructor)
+  Result(Errc code) : Result(Status(code)) {}                                   // NOLINT(google-explicit-constructor)
 
   bool ok() const noexcept { return state_.index() == 1; }
   explicit operator bool() const noexcept { return ok(); }
@@ -134,9 +134,9 @@ class GENIE_API Error : public std::runtime_error {
 }  // namespace genie
 
 // Returns early with the Status of a failed expression.
-#define GENIE_TRY(expression)                                  \
-  do {                                                         \
+#define GENIE_TRY(expression)                                                        \
+  do {                                                                               \
     if (::genie::Status genie_try_status_ = (expression); !genie_try_status_.ok()) { \
-      return genie_try_status_;                                \
-    }                                                          \
+      return genie_try_status_;                                                      \
+    }                                                                                \
   } while (false)

@@ -39,9 +39,8 @@ class GrpcControlClient final : public ControlClient {
     request.set_client_name(order.client_name);
     request.set_progress_timeout_ms(order.progress_timeout_ms);
     v1::OpenReply reply;
-    GENIE_TRY(call(deadline, "opening a session", [&](grpc::ClientContext& context) {
-      return stub_->Open(&context, request, &reply);
-    }));
+    GENIE_TRY(call(deadline, "opening a session",
+                   [&](grpc::ClientContext& context) { return stub_->Open(&context, request, &reply); }));
     OpenAnswer answer;
     answer.session_id = reply.session_id();
     answer.node_name = reply.node_name();
@@ -74,9 +73,8 @@ class GrpcControlClient final : public ControlClient {
     request.set_session_id(std::string(session_id));
     request.set_serialized(serialized.data(), serialized.size());
     v1::RegisterTemplateReply reply;
-    GENIE_TRY(call(deadline, "registering a template", [&](grpc::ClientContext& context) {
-      return stub_->RegisterTemplate(&context, request, &reply);
-    }));
+    GENIE_TRY(call(deadline, "registering a template",
+                   [&](grpc::ClientContext& context) { return stub_->RegisterTemplate(&context, request, &reply); }));
     return reply.template_id();
   }
 

@@ -118,9 +118,9 @@ class Service final : public v1::Control::Service {
     using genie::Status;
     if (!expected_.empty()) {
       const auto given = context.client_metadata().find(kTokenKey);
-      const std::string_view secret =
-          given == context.client_metadata().end() ? std::string_view()
-                                                   : std::string_view(given->second.data(), given->second.size());
+      const std::string_view secret = given == context.client_metadata().end()
+                                          ? std::string_view()
+                                          : std::string_view(given->second.data(), given->second.size());
       if (!same_secret(secret, expected_)) {
         GENIE_LOG_WARN("refused a call from {}: wrong or missing token", context.peer());
         return to_grpc(Status(Errc::kUnauthenticated,
@@ -179,7 +179,8 @@ Status check_free(const std::string& path) {
   std::memcpy(address.sun_path, path.data(), path.size());
   const int connected = ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
   ::close(fd);
-  if (connected == 0) return {Errc::kAlreadyExists, "another process listens on unix:" + path + ": stop it, or choose another path"};
+  if (connected == 0)
+    return {Errc::kAlreadyExists, "another process listens on unix:" + path + ": stop it, or choose another path"};
   return {};
 }
 
@@ -208,14 +209,16 @@ Status GrpcControlServer::start() {
     if (server_ == nullptr || ports[i] <= 0) {
       return {Errc::kIo, "cannot listen on " + uri + ": is the address in use, or the folder missing or not writable?"};
     }
-    addresses_.push_back(uri.starts_with("tcp://") ? uri.substr(0, uri.rfind(':') + 1) + std::to_string(ports[i]) : uri);
+    addresses_.push_back(uri.starts_with("tcp://") ? uri.substr(0, uri.rfind(':') + 1) + std::to_string(ports[i])
+                                                   : uri);
   }
   return {};
 }
 
 }  // namespace
 
-Result<std::unique_ptr<ControlServer>> ControlServer::start(const ControlServerOptions& options, ControlHandler& handler) {
+Result<std::unique_ptr<ControlServer>> ControlServer::start(const ControlServerOptions& options,
+                                                            ControlHandler& handler) {
   if (options.listen.empty()) return Status(Errc::kConfig, "a node needs an address to listen on");
   auto server = std::make_unique<GrpcControlServer>(handler, options);
   keep_grpc();

@@ -78,12 +78,8 @@ Status from_grpc(const grpc::Status& status, const grpc::ClientContext& context,
     case grpc::StatusCode::DEADLINE_EXCEEDED:
       text += ": the node did not answer in time: is it stopped or overloaded?";
       break;
-    case grpc::StatusCode::UNIMPLEMENTED:
-      text += ": whatever answers there is no genie-node of this version";
-      break;
-    default:
-      text += ": " + status.error_message();
-      break;
+    case grpc::StatusCode::UNIMPLEMENTED: text += ": whatever answers there is no genie-node of this version"; break;
+    default: text += ": " + status.error_message(); break;
   }
   return {nearest(status.error_code()), std::move(text)};
 }
@@ -97,12 +93,14 @@ Result<std::string> grpc_address(std::string_view uri) {
   }
   if (uri.starts_with(kUnix) && uri.size() > kUnix.size()) {
     if (uri.size() - kUnix.size() > kMaxUnixPath) {
-      return Status(Errc::kInvalidArgument, "the path in '" + std::string(uri) + "' is longer than a socket's may be (" +
-                                                std::to_string(kMaxUnixPath) + " bytes)");
+      return Status(Errc::kInvalidArgument, "the path in '" + std::string(uri) +
+                                                "' is longer than a socket's may be (" + std::to_string(kMaxUnixPath) +
+                                                " bytes)");
     }
     return std::string(uri);
   }
-  return Status(Errc::kInvalidArgument, "'" + std::string(uri) + "' is no address of a node: use unix:/path.sock or tcp://host:port");
+  return Status(Errc::kInvalidArgument,
+                "'" + std::string(uri) + "' is no address of a node: use unix:/path.sock or tcp://host:port");
 }
 
 }  // namespace genie::control

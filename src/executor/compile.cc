@@ -21,8 +21,8 @@ using wire::TensorBits;
 constexpr size_t kMaxTemplateBytes = size_t{64} << 20;
 
 // Operators that reach outside the session's storages: files, raw storages, other processes' memory.
-constexpr std::string_view kForbidden[] = {"aten::from_file", "aten::set_", "aten::set_data", "aten::_pin_memory", "aten::pin_memory",
-                                           "aten::record_stream"};
+constexpr std::string_view kForbidden[] = {"aten::from_file",   "aten::set_",       "aten::set_data",
+                                           "aten::_pin_memory", "aten::pin_memory", "aten::record_stream"};
 
 Status malformed(std::string_view what) {
   return {Errc::kProtocol, fmt::format("template: {}; the client and the node disagree about the format", what)};
@@ -52,16 +52,19 @@ class Decoder {
       const std::string overload = declared->overload() == nullptr ? "" : declared->overload()->str();
       const std::string full = overload.empty() ? name : name + "." + overload;
       if (std::find(std::begin(kForbidden), std::end(kForbidden), name) != std::end(kForbidden)) {
-        return {Errc::kPermission, fmt::format("operator {} may not run on a node: it reaches outside the session", full)};
+        return {Errc::kPermission,
+                fmt::format("operator {} may not run on a node: it reaches outside the session", full)};
       }
       auto handle = dispatcher.findSchema({name, overload});
       if (!handle) {
         return {Errc::kNotFound,
-                fmt::format("operator {} is not known to this node; start genie-node with the library that defines it", full)};
+                fmt::format("operator {} is not known to this node; start genie-node with the library that defines it",
+                            full)};
       }
       if (schema_hash(handle->schema()) != declared->schema_hash()) {
         return {Errc::kVersionMismatch,
-                fmt::format("operator {} has another schema on this node; build client and node with the same library", full)};
+                fmt::format("operator {} has another schema on this node; build client and node with the same library",
+                            full)};
       }
       program_.ops.push_back(*handle);
       program_.op_names.push_back(full);
@@ -120,12 +123,27 @@ class Decoder {
     const auto type = static_cast<c10::ScalarType>(node.dtype);
     using enum c10::ScalarType;
     switch (type) {
-      case Byte: case Char: case Short: case Int: case Long: case Half: case Float: case Double: case ComplexHalf:
-      case ComplexFloat: case ComplexDouble: case Bool: case BFloat16: case Float8_e5m2: case Float8_e4m3fn:
-      case Float8_e5m2fnuz: case Float8_e4m3fnuz: case UInt16: case UInt32: case UInt64:
-        return {};
-      default:
-        return malformed(fmt::format("dtype {} is not supported", node.dtype));
+      case Byte:
+      case Char:
+      case Short:
+      case Int:
+      case Long:
+      case Half:
+      case Float:
+      case Double:
+      case ComplexHalf:
+      case ComplexFloat:
+      case ComplexDouble:
+      case Bool:
+      case BFloat16:
+      case Float8_e5m2:
+      case Float8_e4m3fn:
+      case Float8_e5m2fnuz:
+      case Float8_e4m3fnuz:
+      case UInt16:
+      case UInt32:
+      case UInt64: return {};
+      default: return malformed(fmt::format("dtype {} is not supported", node.dtype));
     }
   }
 
@@ -146,34 +164,24 @@ class Decoder {
       case Tag::kGenerator:
       case Tag::kUndefinedOut:
       case Tag::kIgnored:
-      case Tag::kAlias:
-        return {};
-      case Tag::kTensor:
-        return decode_tensor(node, payload);
-      case Tag::kFresh:
-        return decode_tensor(node, payload | TensorBits::kZeroOffset);
-      case Tag::kReported:
-        return take_slot(node);
+      case Tag::kAlias: return {};
+      case Tag::kTensor: return decode_tensor(node, payload);
+      case Tag::kFresh: return decode_tensor(node, payload | TensorBits::kZeroOffset);
+      case Tag::kReported: return take_slot(node);
       case Tag::kScalarTensor:
         node.dtype = static_cast<uint8_t>(payload);
         node.wrapped = (payload & wire::kWrapped) != 0;
         GENIE_TRY(check_dtype(node));
         return take_params(node, c10::isComplexType(static_cast<c10::ScalarType>(node.dtype)) ? 2 : 1);
       case Tag::kInt:
-      case Tag::kDouble:
-        return take_params(node, 1);
-      case Tag::kComplex:
-        return take_params(node, 2);
-      case Tag::kString:
-        return payload < program_.strings.size() ? Status() : malformed("string out of range");
+      case Tag::kDouble: return take_params(node, 1);
+      case Tag::kComplex: return take_params(node, 2);
+      case Tag::kString: return payload < program_.strings.size() ? Status() : malformed("string out of range");
       case Tag::kIntList:
-      case Tag::kDoubleList:
-        return take_params(node, payload);
-      case Tag::kBoolList:
-        return decode_bools(node);
+      case Tag::kDoubleList: return take_params(node, payload);
+      case Tag::kBoolList: return decode_bools(node);
       case Tag::kList:
-      case Tag::kListOut:
-        return decode_children(node, depth);
+      case Tag::kListOut: return decode_children(node, depth);
     }
     return malformed(fmt::format("unknown tag {}", static_cast<int>(node.tag)));
   }
@@ -221,7 +229,8 @@ class Decoder {
     record.output_count = counts >> 16;
     const auto& schema = record.op->schema();
     if (record.argument_count != schema.arguments().size() || record.output_count != schema.returns().size()) {
-      return malformed(fmt::format("{}: argument or result count differs from its schema", program_.op_names[record.op_index]));
+      return malformed(
+          fmt::format("{}: argument or result count differs from its schema", program_.op_names[record.op_index]));
     }
     GENIE_TRY(decode_run(record.argument_count, record.first_argument));
     GENIE_TRY(decode_run(record.output_count, record.first_output));
@@ -265,12 +274,10 @@ class Decoder {
         dtype.dtype = static_cast<uint8_t>(node.count);
         return constant && node.count <= UINT8_MAX && check_dtype(dtype).ok();
       }
-      case c10::TypeKind::LayoutType:
-        return constant && node.count == static_cast<uint32_t>(c10::Layout::Strided);
+      case c10::TypeKind::LayoutType: return constant && node.count == static_cast<uint32_t>(c10::Layout::Strided);
       case c10::TypeKind::MemoryFormatType:
         return constant && node.count <= static_cast<uint32_t>(c10::MemoryFormat::ChannelsLast3d);
-      default:
-        return true;
+      default: return true;
     }
   }
 
@@ -306,10 +313,8 @@ class Decoder {
         }
         return {};
       }
-      case Tag::kIgnored:
-        return {};
-      default:
-        return malformed(fmt::format("{}: an argument tag stands for a result", name));
+      case Tag::kIgnored: return {};
+      default: return malformed(fmt::format("{}: an argument tag stands for a result", name));
     }
   }
 
@@ -319,24 +324,16 @@ class Decoder {
         return node.tag == Tag::kNone || accepts(*type.expectRef<c10::OptionalType>().getElementType(), node);
       case c10::TypeKind::TensorType:
         return node.tag == Tag::kTensor || node.tag == Tag::kUndefinedTensor || node.tag == Tag::kScalarTensor;
-      case c10::TypeKind::IntType:
-        return node.tag == Tag::kInt || node.tag == Tag::kIntConst;
-      case c10::TypeKind::FloatType:
-        return node.tag == Tag::kDouble;
-      case c10::TypeKind::BoolType:
-        return node.tag == Tag::kBool;
+      case c10::TypeKind::IntType: return node.tag == Tag::kInt || node.tag == Tag::kIntConst;
+      case c10::TypeKind::FloatType: return node.tag == Tag::kDouble;
+      case c10::TypeKind::BoolType: return node.tag == Tag::kBool;
       case c10::TypeKind::NumberType:
         return node.tag == Tag::kInt || node.tag == Tag::kDouble || node.tag == Tag::kComplex || node.tag == Tag::kBool;
-      case c10::TypeKind::StringType:
-        return node.tag == Tag::kString;
-      case c10::TypeKind::DeviceObjType:
-        return node.tag == Tag::kDevice;
-      case c10::TypeKind::GeneratorType:
-        return node.tag == Tag::kGenerator;
-      case c10::TypeKind::ListType:
-        return accepts_list(*type.expectRef<c10::ListType>().getElementType(), node);
-      default:
-        return false;
+      case c10::TypeKind::StringType: return node.tag == Tag::kString;
+      case c10::TypeKind::DeviceObjType: return node.tag == Tag::kDevice;
+      case c10::TypeKind::GeneratorType: return node.tag == Tag::kGenerator;
+      case c10::TypeKind::ListType: return accepts_list(*type.expectRef<c10::ListType>().getElementType(), node);
+      default: return false;
     }
   }
 
@@ -344,8 +341,8 @@ class Decoder {
     if (element.kind() == c10::TypeKind::IntType && node.tag == Tag::kIntList) return true;
     if (element.kind() == c10::TypeKind::FloatType && node.tag == Tag::kDoubleList) return true;
     if (element.kind() == c10::TypeKind::BoolType && node.tag == Tag::kBoolList) return true;
-    const bool of_nodes = element.kind() == c10::TypeKind::TensorType || element.kind() == c10::TypeKind::OptionalType ||
-                          element.kind() == c10::TypeKind::NumberType;
+    const bool of_nodes = element.kind() == c10::TypeKind::TensorType ||
+                          element.kind() == c10::TypeKind::OptionalType || element.kind() == c10::TypeKind::NumberType;
     if (!of_nodes || node.tag != Tag::kList) return false;
     for (uint32_t i = 0; i < node.count; ++i) {
       if (!accepts(element, program_.nodes[node.first_child + i])) return false;
@@ -368,7 +365,8 @@ class Decoder {
     for (size_t i = program_.records.size(); i-- > 0;) {
       const Record& record = program_.records[i];
       touched.clear();
-      for (uint32_t k = 0; k < record.argument_count; ++k) visit_slots(program_.nodes[record.first_argument + k], touched);
+      for (uint32_t k = 0; k < record.argument_count; ++k)
+        visit_slots(program_.nodes[record.first_argument + k], touched);
       for (uint32_t k = 0; k < record.output_count; ++k) visit_slots(program_.nodes[record.first_output + k], touched);
       for (uint32_t slot : touched) {
         if (program_.slot_kinds[slot] != SlotKind::kTransient || seen[slot]) continue;
@@ -413,8 +411,9 @@ Result<std::shared_ptr<const Program>> compile(std::span<const std::byte> serial
   if (!verifier.VerifyBuffer<wire::Template>("GNTP")) return malformed("not a valid FlatBuffer");
   const auto* source = flatbuffers::GetRoot<wire::Template>(bytes);
   if (source->format() != wire::kProgramFormat) {
-    return Status(Errc::kVersionMismatch, fmt::format("template: format {}, this node speaks {}; use the same version of Genie on both sides",
-                                                source->format(), wire::kProgramFormat));
+    return Status(Errc::kVersionMismatch,
+                  fmt::format("template: format {}, this node speaks {}; use the same version of Genie on both sides",
+                              source->format(), wire::kProgramFormat));
   }
   auto program = std::make_shared<Program>();
   program->ops.reserve(source->ops()->size());  // records keep pointers into it

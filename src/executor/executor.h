@@ -6,9 +6,9 @@
 // Ownership: adopted memory is owned by the store until the storage is freed; byte views are valid until the next call.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <atomic>
 #include <memory>
 #include <span>
 #include <string>
@@ -54,8 +54,8 @@ struct InvokeOutcome {
 };
 
 struct StoreOptions {
-  int threads = 1;                       // intra-op threads; set on the calling thread
-  uint64_t quota_bytes = UINT64_MAX;     // memory of all storages
+  int threads = 1;                    // intra-op threads; set on the calling thread
+  uint64_t quota_bytes = UINT64_MAX;  // memory of all storages
   // Incremented after every record: the node's proof of progress. May be null.
   std::atomic<uint64_t>* progress = nullptr;
 };

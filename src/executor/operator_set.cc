@@ -18,7 +18,8 @@ OperatorSet operator_set() {
     if (auto op = c10::Dispatcher::singleton().findSchema(name)) hashes.push_back(schema_hash(op->schema()));
   }
   std::sort(hashes.begin(), hashes.end());
-  return {TORCH_VERSION, XXH3_64bits(hashes.data(), hashes.size() * sizeof(uint64_t)), static_cast<uint32_t>(hashes.size())};
+  return {TORCH_VERSION, XXH3_64bits(hashes.data(), hashes.size() * sizeof(uint64_t)),
+          static_cast<uint32_t>(hashes.size())};
 }
 
 int default_threads() { return at::get_num_threads(); }

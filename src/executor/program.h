@@ -51,8 +51,8 @@ class Program {
   std::vector<uint32_t> dead_slots;
   std::vector<std::string> strings;
   std::vector<wire::SlotKind> slot_kinds;
-  std::vector<bool> slot_written;        // by an in-place, out= or fresh output
-  std::vector<uint32_t> bound_slots;     // slots that an invocation binds, in order
+  std::vector<bool> slot_written;     // by an in-place, out= or fresh output
+  std::vector<uint32_t> bound_slots;  // slots that an invocation binds, in order
   std::vector<int64_t> default_params;
   uint64_t fingerprint = 0;
 };

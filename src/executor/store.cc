@@ -41,8 +41,9 @@ struct ReplayError : std::runtime_error {
 
 c10::Storage storage_over(HostMemory memory) {
   auto* owner = new std::shared_ptr<void>(std::move(memory.owner));
-  at::DataPtr pointer(memory.data, owner, [](void* context) { delete static_cast<std::shared_ptr<void>*>(context); },
-                      at::Device(at::kCPU));
+  at::DataPtr pointer(
+      memory.data, owner, [](void* context) { delete static_cast<std::shared_ptr<void>*>(context); },
+      at::Device(at::kCPU));
   return c10::Storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(memory.size), std::move(pointer),
                       c10::GetCPUAllocator(), /*resizable=*/true);
 }
@@ -137,15 +138,18 @@ class CpuStore final : public Store {
 
   Result<std::span<const std::byte>> bytes(StorageVersion storage, uint64_t offset, uint64_t size) override {
     auto found = entries_.find(storage.id);
-    if (found == entries_.end()) return Status(Errc::kNotFound, fmt::format("storage {} is not on this node", storage.id));
+    if (found == entries_.end())
+      return Status(Errc::kNotFound, fmt::format("storage {} is not on this node", storage.id));
     const Entry& entry = found->second;
     if (!entry.poison.ok()) return entry.poison;
     if (entry.version != storage.version) {
-      return Status(Errc::kStale, fmt::format("storage {} is at version {}, not {}", storage.id, entry.version, storage.version));
+      return Status(Errc::kStale,
+                    fmt::format("storage {} is at version {}, not {}", storage.id, entry.version, storage.version));
     }
     const uint64_t have = entry.storage.nbytes();
     if (offset > have || size > have - offset) {
-      return Status(Errc::kOutOfRange, fmt::format("bytes [{}, {}) of storage {}, which has {}", offset, offset + size, storage.id, have));
+      return Status(Errc::kOutOfRange,
+                    fmt::format("bytes [{}, {}) of storage {}, which has {}", offset, offset + size, storage.id, have));
     }
     return std::span(static_cast<const std::byte*>(entry.storage.data()) + offset, size);
   }
@@ -168,9 +172,10 @@ class CpuStore final : public Store {
   };
 
   Status over_quota(uint64_t wanted) const {
-    return {Errc::kQuotaExceeded,
-            fmt::format("{} bytes wanted, {} of {} in use: free tensors, or start the node with a larger --memory-quota", wanted,
-                        in_use_, options_.quota_bytes)};
+    return {
+        Errc::kQuotaExceeded,
+        fmt::format("{} bytes wanted, {} of {} in use: free tensors, or start the node with a larger --memory-quota",
+                    wanted, in_use_, options_.quota_bytes)};
   }
 
   // A storage's size may have changed (resize_): the quota follows.
@@ -191,9 +196,12 @@ class CpuStore final : public Store {
   Status bind(const Program& program, std::span<const SlotBinding> slots);
   void settle(const Program& program, std::span<const SlotBinding> slots, const Status& status, size_t failed);
   void mark_touched_by(const Program& program, const Record& record, std::vector<bool>& touched) const;
-  void run_record(const Program& program, const Record& record, std::span<const int64_t> params, InvokeOutcome& outcome);
-  c10::IValue argument(const Program& program, const Node& node, const c10::Type& type, std::span<const int64_t> params);
-  c10::IValue list_argument(const Program& program, const Node& node, const c10::Type& element, std::span<const int64_t> params);
+  void run_record(const Program& program, const Record& record, std::span<const int64_t> params,
+                  InvokeOutcome& outcome);
+  c10::IValue argument(const Program& program, const Node& node, const c10::Type& type,
+                       std::span<const int64_t> params);
+  c10::IValue list_argument(const Program& program, const Node& node, const c10::Type& element,
+                            std::span<const int64_t> params);
   at::Tensor operand(const Node& node, std::span<const int64_t> params) const;
   void take_output(const Program& program, const Node& node, const c10::IValue& value, std::span<const int64_t> params,
                    InvokeOutcome& outcome);
@@ -229,13 +237,14 @@ Status CpuStore::bind(const Program& program, std::span<const SlotBinding> slots
       continue;
     }
     if (found == entries_.end()) {
-      return {Errc::kNotFound, fmt::format("storage {} is not on this node: it was freed, or never came to life", slots[i].id)};
+      return {Errc::kNotFound,
+              fmt::format("storage {} is not on this node: it was freed, or never came to life", slots[i].id)};
     }
     Entry& entry = found->second;
     if (!entry.poison.ok()) return entry.poison;
     if (entry.version != slots[i].version_in) {
-      return {Errc::kStale, fmt::format("storage {} is at version {}, the invocation expects {}", slots[i].id, entry.version,
-                                        slots[i].version_in)};
+      return {Errc::kStale, fmt::format("storage {} is at version {}, the invocation expects {}", slots[i].id,
+                                        entry.version, slots[i].version_in)};
     }
     if (!entry.writable && program.slot_written[slot]) {
       c10::Storage copy = fresh_storage(entry.storage.nbytes());
@@ -284,10 +293,12 @@ void CpuStore::settle(const Program& program, std::span<const SlotBinding> slots
   slots_.clear();
 }
 
-InvokeOutcome CpuStore::invoke(const Program& program, std::span<const SlotBinding> slots, std::span<const int64_t> params) {
+InvokeOutcome CpuStore::invoke(const Program& program, std::span<const SlotBinding> slots,
+                               std::span<const int64_t> params) {
   InvokeOutcome outcome;
   if (slots.size() != program.bound_slots.size() || params.size() != program.default_params.size()) {
-    outcome.status = Status(Errc::kProtocol, "invocation brings another number of storages or parameters than its template");
+    outcome.status =
+        Status(Errc::kProtocol, "invocation brings another number of storages or parameters than its template");
     return outcome;
   }
   if (at::get_num_threads() != options_.threads) at::set_num_threads(options_.threads);
@@ -340,7 +351,8 @@ at::Tensor CpuStore::operand(const Node& node, std::span<const int64_t> params) 
   if (bytes_spanned(geometry.sizes, geometry.strides, geometry.offset, type.itemsize()) > slot.storage.nbytes()) {
     throw ReplayError(Errc::kOutOfRange, "an operand reaches beyond its storage");
   }
-  auto tensor = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(slot.storage), c10::DispatchKeySet(c10::DispatchKey::CPU), type);
+  auto tensor = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(slot.storage),
+                                                         c10::DispatchKeySet(c10::DispatchKey::CPU), type);
   auto* impl = tensor.unsafeGetTensorImpl();
   impl->set_sizes_and_strides(geometry.sizes, geometry.strides, geometry.offset);
   if (node.conj) impl->_set_conj(true);
@@ -352,7 +364,8 @@ at::Tensor scalar_operand(const Node& node, std::span<const int64_t> params) {
   const auto type = static_cast<c10::ScalarType>(node.dtype);
   at::Scalar value;
   if (c10::isComplexType(type)) {
-    value = c10::complex<double>(std::bit_cast<double>(params[node.param]), std::bit_cast<double>(params[node.param + 1]));
+    value =
+        c10::complex<double>(std::bit_cast<double>(params[node.param]), std::bit_cast<double>(params[node.param + 1]));
   } else if (c10::isFloatingType(type)) {
     value = std::bit_cast<double>(params[node.param]);
   } else if (type == c10::ScalarType::Bool) {
@@ -365,7 +378,8 @@ at::Tensor scalar_operand(const Node& node, std::span<const int64_t> params) {
   return tensor;
 }
 
-c10::IValue CpuStore::argument(const Program& program, const Node& node, const c10::Type& type, std::span<const int64_t> params) {
+c10::IValue CpuStore::argument(const Program& program, const Node& node, const c10::Type& type,
+                               std::span<const int64_t> params) {
   switch (node.tag) {
     case Tag::kTensor: return operand(node, params);
     case Tag::kUndefinedTensor: return at::Tensor();
@@ -374,7 +388,8 @@ c10::IValue CpuStore::argument(const Program& program, const Node& node, const c
     case Tag::kIntConst: return static_cast<int64_t>(node.count);
     case Tag::kDouble: return std::bit_cast<double>(params[node.param]);
     case Tag::kComplex:
-      return c10::complex<double>(std::bit_cast<double>(params[node.param]), std::bit_cast<double>(params[node.param + 1]));
+      return c10::complex<double>(std::bit_cast<double>(params[node.param]),
+                                  std::bit_cast<double>(params[node.param + 1]));
     case Tag::kBool: return node.count != 0;
     case Tag::kString: return program.strings[node.count];
     case Tag::kDevice: return at::Device(at::kCPU);
@@ -431,13 +446,15 @@ c10::IValue CpuStore::list_argument(const Program& program, const Node& node, co
   return list;
 }
 
-void CpuStore::run_record(const Program& program, const Record& record, std::span<const int64_t> params, InvokeOutcome& outcome) {
+void CpuStore::run_record(const Program& program, const Record& record, std::span<const int64_t> params,
+                          InvokeOutcome& outcome) {
   const auto& schema = record.op->schema();
   stack_.clear();
   std::string operands;
   try {
     for (uint32_t i = 0; i < record.argument_count; ++i) {
-      stack_.push_back(argument(program, program.nodes[record.first_argument + i], *schema.arguments()[i].type(), params));
+      stack_.push_back(
+          argument(program, program.nodes[record.first_argument + i], *schema.arguments()[i].type(), params));
     }
     record.op->callBoxed(&stack_);
   } catch (const c10::Error& error) {
@@ -459,29 +476,28 @@ void CpuStore::run_record(const Program& program, const Record& record, std::spa
   }
 }
 
-void CpuStore::take_output(const Program& program, const Node& node, const c10::IValue& value, std::span<const int64_t> params,
-                           InvokeOutcome& outcome) {
+void CpuStore::take_output(const Program& program, const Node& node, const c10::IValue& value,
+                           std::span<const int64_t> params, InvokeOutcome& outcome) {
   switch (node.tag) {
     case Tag::kFresh:
-    case Tag::kReported:
-      take_tensor(node, value.toTensor(), params, outcome);
-      return;
+    case Tag::kReported: take_tensor(node, value.toTensor(), params, outcome); return;
     case Tag::kListOut: {
       const auto tensors = value.toTensorVector();
-      if (tensors.size() != node.count) throw ReplayError(Errc::kInternal, "the result list has another length than the client expects");
+      if (tensors.size() != node.count)
+        throw ReplayError(Errc::kInternal, "the result list has another length than the client expects");
       for (uint32_t i = 0; i < node.count; ++i) {
         const Node& child = program.nodes[node.first_child + i];
         if (child.tag == Tag::kFresh || child.tag == Tag::kReported) take_tensor(child, tensors[i], params, outcome);
       }
       return;
     }
-    default:
-      return;
+    default: return;
   }
 }
 
 // A fresh result becomes its slot's storage. The client's strides are a promise: where the kernel chose others, re-lay.
-void CpuStore::take_tensor(const Node& node, at::Tensor tensor, std::span<const int64_t> params, InvokeOutcome& outcome) {
+void CpuStore::take_tensor(const Node& node, at::Tensor tensor, std::span<const int64_t> params,
+                           InvokeOutcome& outcome) {
   Slot& slot = slots_[node.slot];
   const bool reported = node.tag == Tag::kReported;
   if (!tensor.defined()) {
@@ -491,18 +507,22 @@ void CpuStore::take_tensor(const Node& node, at::Tensor tensor, std::span<const 
     return;
   }
   if (tensor.layout() != at::kStrided) {
-    throw ReplayError(Errc::kUnsupported, "the result is not a strided tensor; move the operands to CPU for this operation");
+    throw ReplayError(Errc::kUnsupported,
+                      "the result is not a strided tensor; move the operands to CPU for this operation");
   }
   if (tensor._is_zerotensor()) tensor = at::zeros(tensor.sizes(), tensor.options());  // it has no bytes of its own
   // A kernel may hand back an input, or one storage twice: results are private.
-  const bool shared = tensor.storage().use_count() > 1 || tensor.storage_offset() != 0 || tensor.is_conj() || tensor.is_neg();
+  const bool shared =
+      tensor.storage().use_count() > 1 || tensor.storage_offset() != 0 || tensor.is_conj() || tensor.is_neg();
   if (reported) {
     if (shared) tensor = tensor.clone();
     outcome.reported.push_back(ReportedTensor{true, static_cast<int32_t>(tensor.scalar_type()), tensor.sizes().vec(),
-                                              tensor.strides().vec(), tensor.storage_offset(), tensor.storage().nbytes()});
+                                              tensor.strides().vec(), tensor.storage_offset(),
+                                              tensor.storage().nbytes()});
   } else {
     const Geometry promised(node, params);
-    if (tensor.sizes() != at::IntArrayRef(promised.sizes) || tensor.scalar_type() != static_cast<c10::ScalarType>(node.dtype)) {
+    if (tensor.sizes() != at::IntArrayRef(promised.sizes) ||
+        tensor.scalar_type() != static_cast<c10::ScalarType>(node.dtype)) {
       std::ostringstream text;
       text << "gives " << describe(tensor) << " where the client expects " << static_cast<c10::ScalarType>(node.dtype)
            << at::IntArrayRef(promised.sizes) << "; please report this operator";

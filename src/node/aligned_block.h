@@ -21,7 +21,8 @@ inline Result<datapath::Buffer> make_aligned_block(size_t size) {
   const size_t rounded = size == 0 ? kBlockAlignment : (size + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
   auto* data = static_cast<std::byte*>(std::aligned_alloc(kBlockAlignment, rounded));
   if (data == nullptr) {
-    return Status(Errc::kOutOfMemory, "cannot allocate " + std::to_string(size) + " bytes of host memory: free tensors first");
+    return Status(Errc::kOutOfMemory,
+                  "cannot allocate " + std::to_string(size) + " bytes of host memory: free tensors first");
   }
   return datapath::Buffer(
       data, size, {}, [](void*, std::byte* block, size_t) noexcept { std::free(block); }, nullptr);

@@ -24,7 +24,9 @@ Result<std::unique_ptr<Device>> Device::make(DeviceOptions options, const std::s
 }
 
 Device::Device(DeviceOptions options, std::string place)
-    : options_(std::move(options)), place_(std::move(place)), queue_(options_.queue_capacity, options_.busy_polling ? UINT64_MAX : kSpinNs),
+    : options_(std::move(options)),
+      place_(std::move(place)),
+      queue_(options_.queue_capacity, options_.busy_polling ? UINT64_MAX : kSpinNs),
       worker_([this] { run(); }) {}
 
 Device::~Device() { stop(); }

@@ -23,9 +23,9 @@ namespace genie::node {
 
 struct DeviceOptions {
   std::string kind = "cpu";
-  int threads = 0;             // intra-op threads; 0: what the executor finds right for this machine
+  int threads = 0;  // intra-op threads; 0: what the executor finds right for this machine
   size_t queue_capacity = 1024;
-  bool busy_polling = false;   // the worker never sleeps
+  bool busy_polling = false;  // the worker never sleeps
 };
 
 struct Work {

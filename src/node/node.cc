@@ -43,7 +43,8 @@ session::NodeInfo Node::info() const {
 
 Result<std::shared_ptr<SessionState>> Node::open_session() {
   if (draining_.load(std::memory_order_acquire)) {
-    return Status(Errc::kBusy, "node '" + options_.name + "' is draining and takes no new sessions: connect to another node");
+    return Status(Errc::kBusy,
+                  "node '" + options_.name + "' is draining and takes no new sessions: connect to another node");
   }
   Device& first = device(0);
   const std::lock_guard lock(mutex_);

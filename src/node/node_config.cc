@@ -40,7 +40,9 @@ Status set_listen(const std::string& value, const std::string& where, NodeConfig
   return {};
 }
 
-std::string text_of(const YAML::Node& node) { return node.IsScalar() ? node.Scalar() : std::string("(not a plain value)"); }
+std::string text_of(const YAML::Node& node) {
+  return node.IsScalar() ? node.Scalar() : std::string("(not a plain value)");
+}
 
 }  // namespace
 
@@ -83,7 +85,8 @@ Status set_config(std::string_view key, const std::string& value, const std::str
     }
     config.device = value;
   } else if (key == "threads") {
-    if (!parse_number(std::string_view(value), 0, 4096, config.threads)) return wrong(where, key, value, "0 (default) to 4096");
+    if (!parse_number(std::string_view(value), 0, 4096, config.threads))
+      return wrong(where, key, value, "0 (default) to 4096");
   } else if (key == "memory_quota") {
     const Result<uint64_t> bytes = parse_bytes(value);
     if (!bytes) return wrong(where, key, value, "bytes per session, such as 512MiB, 8GiB or unlimited");
@@ -141,8 +144,10 @@ Result<ServerOptions> server_options(const NodeConfig& config) {
     std::array<char, 256> host{};
     options.node.name = ::gethostname(host.data(), host.size() - 1) == 0 ? host.data() : "node";
   }
-  options.node.devices = {DeviceOptions{
-      .kind = config.device, .threads = config.threads, .queue_capacity = 1024, .busy_polling = config.polling == "busy"}};
+  options.node.devices = {DeviceOptions{.kind = config.device,
+                                        .threads = config.threads,
+                                        .queue_capacity = 1024,
+                                        .busy_polling = config.polling == "busy"}};
   options.node.session_limits.memory_bytes =
       config.memory_quota_bytes != 0 ? config.memory_quota_bytes : physical_memory_bytes() / 10 * 8;
   options.node.sessions_max = config.max_sessions;
@@ -150,7 +155,8 @@ Result<ServerOptions> server_options(const NodeConfig& config) {
   options.transport = config.transport;
   options.busy_polling = config.polling == "busy";
   if (config.listen.empty()) {
-    return Status(Errc::kConfig, "nothing to listen on: give --listen unix:/path.sock or tcp://host:port, or 'listen' in the file");
+    return Status(Errc::kConfig,
+                  "nothing to listen on: give --listen unix:/path.sock or tcp://host:port, or 'listen' in the file");
   }
   if (config.token_file.empty()) return options;
   std::ifstream file(config.token_file);

@@ -15,7 +15,7 @@
 namespace genie::node {
 
 struct NodeConfig {
-  std::string name;                 // empty: the host's
+  std::string name;  // empty: the host's
   std::vector<std::string> listen;
   std::string transport = "auto";
   std::string device = "cpu";

@@ -17,7 +17,9 @@ constexpr uint64_t kSendDeadlineMs = 3'600'000;
 
 Status violation(const std::string& what) { return {Errc::kProtocol, what}; }
 
-bool fits(uint64_t offset, uint64_t size, uint64_t within) noexcept { return offset <= within && size <= within - offset; }
+bool fits(uint64_t offset, uint64_t size, uint64_t within) noexcept {
+  return offset <= within && size <= within - offset;
+}
 
 }  // namespace
 
@@ -164,12 +166,13 @@ Status RemoteSession::make_region(datapath::Transport& transport, const wire::Re
   const uint64_t quota = state_->limits().memory_bytes;
   if (request.size == 0) return {Errc::kInvalidArgument, "a region of 0 bytes"};
   if (regions_.size() >= kMaxRegions) {
-    return {Errc::kQuotaExceeded, device_.place() + ": " + std::to_string(kMaxRegions) +
-                                      " uploads wait to be submitted: flush, then go on"};
+    return {Errc::kQuotaExceeded,
+            device_.place() + ": " + std::to_string(kMaxRegions) + " uploads wait to be submitted: flush, then go on"};
   }
   if (request.size > quota || region_bytes_ > quota - request.size) {
     return {Errc::kQuotaExceeded, device_.place() + ": an upload of " + std::to_string(request.size) +
-                                      " bytes does not fit into the session's memory quota of " + std::to_string(quota) +
+                                      " bytes does not fit into the session's memory quota of " +
+                                      std::to_string(quota) +
                                       " bytes: free tensors, or raise the node's --memory-quota"};
   }
   constexpr uint64_t kAllocateMs = 30'000;
@@ -289,9 +292,9 @@ bool RemoteSession::send_outbox(datapath::Transport& transport) {
     datapath::Buffer piece(
         copy->data(), copy->size(), {},
         [](void* context, std::byte*, size_t) noexcept { delete static_cast<std::vector<std::byte>*>(context); }, copy);
-    const Status sent = transport.send(endpoint_, piece, static_cast<uint32_t>(tag),
-                                       {.transfer_class = datapath::TransferClass::kControl,
-                                        .deadline = Deadline::after_ms(kSendDeadlineMs)});
+    const Status sent = transport.send(
+        endpoint_, piece, static_cast<uint32_t>(tag),
+        {.transfer_class = datapath::TransferClass::kControl, .deadline = Deadline::after_ms(kSendDeadlineMs)});
     if (sent.code() == Errc::kAgain) break;
     if (!sent.ok()) {
       outbox_.clear();  // the endpoint is gone; its disconnection ends the session

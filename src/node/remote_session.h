@@ -30,8 +30,8 @@ struct SharedMemoryCounters {
 };
 
 struct RemoteSessionOptions {
-  std::string id;      // secret, names the session on the control plane
-  std::string token;   // presented by the data connection
+  std::string id;     // secret, names the session on the control plane
+  std::string token;  // presented by the data connection
   uint64_t progress_interval_ms = 5'000;
   uint64_t attach_deadline_ns = 0;
 };
@@ -75,8 +75,8 @@ class RemoteSession {
  private:
   // Memory shared with the client: made here for its uploads, or made there for its results.
   struct Shared {
-    datapath::MemoryKey key;         // made here
-    datapath::RemoteRegion import;   // made there
+    datapath::MemoryKey key;        // made here
+    datapath::RemoteRegion import;  // made there
     std::byte* data = nullptr;
     uint64_t size = 0;
     bool ours = false;

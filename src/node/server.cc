@@ -17,11 +17,11 @@
 namespace genie::node {
 namespace {
 
-constexpr uint64_t kSpinNs = 50'000;            // how long an idle poller spins before it sleeps
-constexpr uint64_t kTendNs = 20'000'000;        // how often it looks after deadlines and signs of life
+constexpr uint64_t kSpinNs = 50'000;      // how long an idle poller spins before it sleeps
+constexpr uint64_t kTendNs = 20'000'000;  // how often it looks after deadlines and signs of life
 constexpr uint64_t kIdleSleepNs = 500'000'000;
-constexpr uint64_t kBusySleepNs = 2'000'000;    // while something waits for room or for a worker to let go of memory
-constexpr uint64_t kSignsPerTimeout = 4;        // signs of life within a client's patience
+constexpr uint64_t kBusySleepNs = 2'000'000;  // while something waits for room or for a worker to let go of memory
+constexpr uint64_t kSignsPerTimeout = 4;      // signs of life within a client's patience
 constexpr uint64_t kMinSignMs = 20;
 
 Result<std::string> random_bytes(size_t count) {
@@ -100,7 +100,8 @@ Status NodeServer::start_transport() {
   Result<std::unique_ptr<datapath::Transport>> transport = datapath::make_backend(transport_name_, {});
   GENIE_TRY(transport.status());
   transport_ = std::move(*transport);
-  const auto beside = std::ranges::find_if(options_.listen, [](const std::string& uri) { return uri.starts_with("unix:"); });
+  const auto beside =
+      std::ranges::find_if(options_.listen, [](const std::string& uri) { return uri.starts_with("unix:"); });
   std::string where;
   if (beside != options_.listen.end()) {
     where = *beside + ".data";
@@ -164,8 +165,9 @@ Status NodeServer::check_versions(const control::OpenOrder& order) const {
                                         "): install the same Genie on both sides"};
   }
   if (order.torch_version != operators_.torch_version) {
-    return {Errc::kVersionMismatch, "node '" + name + "' runs libtorch " + operators_.torch_version + ", this program " +
-                                        order.torch_version + ": install the same libtorch on both sides"};
+    return {Errc::kVersionMismatch, "node '" + name + "' runs libtorch " + operators_.torch_version +
+                                        ", this program " + order.torch_version +
+                                        ": install the same libtorch on both sides"};
   }
   if (order.schema_hash != operators_.schema_hash) {
     return {Errc::kVersionMismatch,
@@ -313,10 +315,8 @@ void NodeServer::sleep() {
 
 void NodeServer::on_completion(datapath::Completion& completion) {
   switch (completion.opcode) {
-    case datapath::Opcode::kConnected:
-      return on_connected(completion.endpoint);
-    case datapath::Opcode::kReceive:
-      return on_message(completion);
+    case datapath::Opcode::kConnected: return on_connected(completion.endpoint);
+    case datapath::Opcode::kReceive: return on_message(completion);
     case datapath::Opcode::kDisconnected:
       if (auto session = session_of(completion.endpoint)) {
         by_endpoint_.erase(key_of(completion.endpoint));
@@ -324,8 +324,7 @@ void NodeServer::on_completion(datapath::Completion& completion) {
         end_session(session, Status(Errc::kDisconnected, "the client has gone"), false);
       }
       return;
-    default:
-      return;  // our own sends: dropping the completion frees the piece
+    default: return;  // our own sends: dropping the completion frees the piece
   }
 }
 
@@ -359,9 +358,10 @@ void NodeServer::on_message(datapath::Completion& completion) {
   if (handled.ok()) return;
   GENIE_LOG_WARN("node '{}': session {} broke the protocol and is ended: {}", options_.node.name,
                  session->state()->number(), handled.to_string());
-  end_session(session, Status(Errc::kProtocol, "node '" + options_.node.name + "' ended the session: " +
-                                                   std::string(handled.text())),
-              true);
+  end_session(
+      session,
+      Status(Errc::kProtocol, "node '" + options_.node.name + "' ended the session: " + std::string(handled.text())),
+      true);
 }
 
 std::shared_ptr<RemoteSession> NodeServer::session_of(datapath::EndpointId endpoint) {
@@ -419,8 +419,9 @@ void NodeServer::tend_sessions() {
     } else if (!session->endpoint().valid() && now >= session->options().attach_deadline_ns) {
       end_session(session, Status(Errc::kTimedOut, "its client did not connect to the data endpoint"), false);
     } else if (draining && session->flushed()) {
-      end_session(session, Status(Errc::kDisconnected, "node '" + options_.node.name +
-                                                           "' is shutting down: connect to another node, or later"),
+      end_session(session,
+                  Status(Errc::kDisconnected,
+                         "node '" + options_.node.name + "' is shutting down: connect to another node, or later"),
                   true);
     }
   }

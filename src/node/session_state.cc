@@ -54,7 +54,8 @@ size_t SessionState::template_count() const {
 bool SessionState::try_enter() noexcept {
   uint32_t now = in_flight_.load(std::memory_order_relaxed);
   while (now < limits_.in_flight) {
-    if (in_flight_.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel, std::memory_order_relaxed)) return true;
+    if (in_flight_.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel, std::memory_order_relaxed))
+      return true;
   }
   return false;
 }
@@ -179,8 +180,8 @@ Status SessionState::check_st(const Request& request, const executor::Program& p
   const size_t params = executor::param_count(program);
   const bool in_range = std::ranges::all_of(request.param_index, [&](uint32_t index) { return index < params; });
   if (!in_range || request.param_index.size() != request.param_value.size()) {
-    return {Errc::kInvalidArgument, "template " + std::to_string(request.template_id) + " has " + std::to_string(params) +
-                                        " parameters, the submission patches others"};
+    return {Errc::kInvalidArgument, "template " + std::to_string(request.template_id) + " has " +
+                                        std::to_string(params) + " parameters, the submission patches others"};
   }
   return {};
 }
@@ -188,7 +189,8 @@ Status SessionState::check_st(const Request& request, const executor::Program& p
 Status SessionState::invoke_st(const Request& request, Response& response) {
   const std::shared_ptr<const executor::Program> program = find_template(request.template_id);
   if (program == nullptr) {
-    Status unknown(Errc::kNotFound, "template " + std::to_string(request.template_id) + " is not registered in this session");
+    Status unknown(Errc::kNotFound,
+                   "template " + std::to_string(request.template_id) + " is not registered in this session");
     remember_failure_st(request.stream, request.epoch, unknown);
     return unknown;
   }

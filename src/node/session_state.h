@@ -23,7 +23,7 @@
 namespace genie::node {
 
 struct SessionLimits {
-  uint64_t memory_bytes = UINT64_MAX;      // of all storages
+  uint64_t memory_bytes = UINT64_MAX;  // of all storages
   size_t templates = 4096;
   uint64_t template_bytes = 256ULL << 20;  // of all templates, serialized
   uint32_t in_flight = 256;                // submissions accepted and not yet answered

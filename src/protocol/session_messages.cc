@@ -49,7 +49,8 @@ Status status_of(uint16_t code, const flatbuffers::String* text) {
 
 // Absent vectors cost no bytes: most of a decode step's are.
 template <typename T>
-flatbuffers::Offset<flatbuffers::Vector<T>> numbers(flatbuffers::FlatBufferBuilder& builder, const std::vector<T>& from) {
+flatbuffers::Offset<flatbuffers::Vector<T>> numbers(flatbuffers::FlatBufferBuilder& builder,
+                                                    const std::vector<T>& from) {
   return from.empty() ? 0 : builder.CreateVector(from);
 }
 
@@ -66,7 +67,8 @@ flatbuffers::Offset<flatbuffers::Vector<const Wire*>> structs(flatbuffers::FlatB
 flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const SubmissionMessage& message) {
   const auto frees = numbers(builder, message.frees);
   const auto uploads = structs<fbs::Upload>(builder, message.uploads, [](const UploadEntry& entry) {
-    return fbs::Upload(entry.storage.id, entry.region, entry.offset, entry.size, entry.storage.version, entry.whole ? 1U : 0U);
+    return fbs::Upload(entry.storage.id, entry.region, entry.offset, entry.size, entry.storage.version,
+                       entry.whole ? 1U : 0U);
   });
   const auto slots = structs<fbs::Slot>(builder, message.slots, [](const executor::SlotBinding& slot) {
     return fbs::Slot(slot.id, slot.size_bytes, slot.version_in, slot.version_out);
@@ -74,15 +76,16 @@ flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const S
   const auto param_index = numbers(builder, message.param_index);
   const auto param_value = numbers(builder, message.param_value);
   const auto fetches = structs<fbs::Fetch>(builder, message.fetches, [](const FetchEntry& entry) {
-    return fbs::Fetch(entry.storage.id, entry.offset, entry.size, entry.window_offset, entry.storage.version, entry.window);
+    return fbs::Fetch(entry.storage.id, entry.offset, entry.size, entry.window_offset, entry.storage.version,
+                      entry.window);
   });
   const auto offers = structs<fbs::WindowOffer>(builder, message.window_offers, [](const WindowOffer& offer) {
     return fbs::WindowOffer(to_wire(offer.key), offer.size, offer.window, 0);
   });
   const auto drops = numbers(builder, message.window_drops);
   const auto releases = numbers(builder, message.region_releases);
-  return fbs::CreateSubmission(builder, message.ticket, message.stream, message.epoch, frees, uploads, message.template_id,
-                               slots, param_index, param_value, fetches, offers, drops, releases)
+  return fbs::CreateSubmission(builder, message.ticket, message.stream, message.epoch, frees, uploads,
+                               message.template_id, slots, param_index, param_value, fetches, offers, drops, releases)
       .Union();
 }
 
@@ -178,11 +181,15 @@ Result<ClientMessage> read(const fbs::Submission& from) {
 
 // Verified vectors may share their bytes, so a count alone does not bound what they hold together: these do.
 bool within_limits(const fbs::Completion& from) {
-  const auto rank_ok = [](const flatbuffers::Vector<int64_t>* dims) { return dims == nullptr || dims->size() <= kMaxRank; };
+  const auto rank_ok = [](const flatbuffers::Vector<int64_t>* dims) {
+    return dims == nullptr || dims->size() <= kMaxRank;
+  };
   const auto small = [](const fbs::Fetched* entry) {
     return entry->bytes() == nullptr || entry->bytes()->size() <= kMaxInlineBytes;
   };
-  const auto shaped = [&](const fbs::Reported* tensor) { return rank_ok(tensor->sizes()) && rank_ok(tensor->strides()); };
+  const auto shaped = [&](const fbs::Reported* tensor) {
+    return rank_ok(tensor->sizes()) && rank_ok(tensor->strides());
+  };
   return (from.reported() == nullptr || std::all_of(from.reported()->begin(), from.reported()->end(), shaped)) &&
          (from.fetched() == nullptr || std::all_of(from.fetched()->begin(), from.fetched()->end(), small));
 }
@@ -222,7 +229,8 @@ Result<NodeMessage> read(const fbs::Completion& from) {
 // Verified: the whole message lies within `bytes`, every offset, vector and string too.
 template <typename Root>
 const Root* verified(std::span<const std::byte> bytes, const char* identifier) {
-  if (bytes.size() > kMaxMessageBytes || reinterpret_cast<uintptr_t>(bytes.data()) % sizeof(uint64_t) != 0) return nullptr;
+  if (bytes.size() > kMaxMessageBytes || reinterpret_cast<uintptr_t>(bytes.data()) % sizeof(uint64_t) != 0)
+    return nullptr;
   const auto* data = reinterpret_cast<const uint8_t*>(bytes.data());
   flatbuffers::Verifier verifier(data, bytes.size(), kMaxDepth, kMaxTables);
   return verifier.VerifyBuffer<Root>(identifier) ? flatbuffers::GetRoot<Root>(data) : nullptr;
@@ -273,7 +281,8 @@ Result<ClientMessage> decode_client_message(std::span<const std::byte> bytes) {
   if (message != nullptr && message->body() != nullptr) {
     if (const auto* submission = message->body_as_Submission()) return read(*submission);
     if (const auto* request = message->body_as_RegionRequest()) {
-      return ClientMessage(RegionRequest{request->request(), request->size(), request->purpose() == fbs::Purpose::Window});
+      return ClientMessage(
+          RegionRequest{request->request(), request->size(), request->purpose() == fbs::Purpose::Window});
     }
   }
   return Status(Errc::kProtocol, kMalformed);
@@ -296,7 +305,8 @@ Result<NodeMessage> decode_node_message(std::span<const std::byte> bytes) {
 }
 
 Errc errc_from_wire(uint32_t code) noexcept {
-  const bool known = code == 0 || (code >= 16 && code <= 30) || (code >= 48 && code <= 52) || (code >= 64 && code <= 66);
+  const bool known =
+      code == 0 || (code >= 16 && code <= 30) || (code >= 48 && code <= 52) || (code >= 64 && code <= 66);
   return known ? static_cast<Errc>(code) : Errc::kInternal;
 }
 

@@ -24,9 +24,9 @@ namespace genie::wire {
 inline constexpr uint32_t kProtocolVersion = 1;
 
 inline constexpr size_t kMaxMessageBytes = size_t{16} << 20;
-inline constexpr size_t kMaxTextBytes = 8192;    // longer error texts are cut
-inline constexpr size_t kMaxInlineBytes = 256;   // a fetch up to this size rides in its completion
-inline constexpr size_t kMaxFetches = 65536;     // of one submission
+inline constexpr size_t kMaxTextBytes = 8192;   // longer error texts are cut
+inline constexpr size_t kMaxInlineBytes = 256;  // a fetch up to this size rides in its completion
+inline constexpr size_t kMaxFetches = 65536;    // of one submission
 inline constexpr uint32_t kInlineWindow = UINT32_MAX;
 
 using Key = std::array<std::byte, 32>;

@@ -132,7 +132,8 @@ class EmbeddedTicket final : public Ticket, public node::ResponseSink {
 
 class EmbeddedLink final : public Link {
  public:
-  EmbeddedLink(std::shared_ptr<node::Node> node, std::shared_ptr<node::SessionState> session, const LinkOptions& options)
+  EmbeddedLink(std::shared_ptr<node::Node> node, std::shared_ptr<node::SessionState> session,
+               const LinkOptions& options)
       : node_(std::move(node)), session_(std::move(session)), options_(options), info_(node_->info()) {
     info_.transport = "embedded";
   }
@@ -179,7 +180,8 @@ class EmbeddedLink final : public Link {
 };
 
 Result<std::shared_ptr<Ticket>> EmbeddedLink::submit(Submission submission) {
-  if (session_->closed()) return Status(Errc::kCancelled, "the session with the embedded node is closed: connect again");
+  if (session_->closed())
+    return Status(Errc::kCancelled, "the session with the embedded node is closed: connect again");
   auto work = std::make_unique<node::Work>(session_, std::make_unique<node::Request>());
   node::Request& request = *work->request;
   for (UploadRequest& upload : submission.uploads) {

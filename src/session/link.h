@@ -34,9 +34,9 @@ struct DeviceInfo {
 
 struct NodeInfo {
   std::string name;
-  std::string version;        // of Genie
+  std::string version;  // of Genie
   std::string torch_version;
-  std::string transport;      // "embedded", "shm", ...
+  std::string transport;  // "embedded", "shm", ...
   std::vector<DeviceInfo> devices;
 };
 
@@ -45,7 +45,7 @@ struct LinkOptions {
   uint64_t progress_timeout_ms = 30'000;  // a wait fails after this long without progress on the node
   bool busy_polling = false;
   std::string transport = "auto";
-  std::string token;                      // authentication, when the node asks for one
+  std::string token;  // authentication, when the node asks for one
 };
 
 // Network-ready memory: the caller writes the snapshot of a tensor into it, once. Dropping it gives it back unused.
@@ -87,7 +87,7 @@ struct Submission {
 };
 
 struct Outcome {
-  Status status;               // of the invocation, then of the fetches
+  Status status;  // of the invocation, then of the fetches
   int64_t failed_record = -1;
   uint64_t executed_records = 0;
   std::vector<std::unique_ptr<Fetched>> fetched;  // in the order of the requests; null where that fetch failed
@@ -106,13 +106,13 @@ class Ticket {
 struct LinkCounters {
   uint64_t templates_registered = 0;
   uint64_t submissions = 0;
-  uint64_t message_bytes = 0;        // of submission messages
+  uint64_t message_bytes = 0;  // of submission messages
   uint64_t uploads = 0;
   uint64_t upload_bytes = 0;
   uint64_t upload_copied_bytes = 0;  // by any CPU after the snapshot (0: the write itself was the snapshot)
   uint64_t fetches = 0;
   uint64_t fetch_bytes = 0;
-  uint64_t fetch_copied_bytes = 0;   // by any CPU between the storage and the caller's memory
+  uint64_t fetch_copied_bytes = 0;  // by any CPU between the storage and the caller's memory
 };
 
 class Link {

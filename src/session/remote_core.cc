@@ -13,8 +13,8 @@
 namespace genie::session {
 namespace {
 
-constexpr uint64_t kSpinNs = 50'000;             // how long a waiting thread spins before it sleeps
-constexpr uint64_t kSliceNs = 100'000'000;       // how often a sleeping one looks at the clock
+constexpr uint64_t kSpinNs = 50'000;        // how long a waiting thread spins before it sleeps
+constexpr uint64_t kSliceNs = 100'000'000;  // how often a sleeping one looks at the clock
 constexpr size_t kCompletionsPerPoll = 32;
 
 // At least as much as its message takes.
@@ -44,8 +44,9 @@ Status RemoteCore::failure() const {
 }
 
 Status RemoteCore::timed_out() const {
-  return {Errc::kTimedOut, place_ + " made no progress for " + std::to_string(options_.progress_timeout_ms) +
-                               " ms: it is stopped, or one operation takes longer; raise progress_timeout_ms for the latter"};
+  return {Errc::kTimedOut,
+          place_ + " made no progress for " + std::to_string(options_.progress_timeout_ms) +
+              " ms: it is stopped, or one operation takes longer; raise progress_timeout_ms for the latter"};
 }
 
 // -- Submissions -------------------------------------------------------------------------------------------------------------
@@ -168,7 +169,8 @@ Result<RemoteCore::OwnRegion> RemoteCore::request_region(size_t size, bool windo
   const Result<datapath::RemoteRegion> imported = transport_->import_region(endpoint_, key);
   if (!imported) {
     region_releases_.push_back(call->answer.region);
-    return Status(imported.code(), place_ + ": memory for an upload cannot be mapped: " + imported.status().to_string());
+    return Status(imported.code(),
+                  place_ + ": memory for an upload cannot be mapped: " + imported.status().to_string());
   }
   if (imported->mapped == nullptr || imported->size < size) {
     return Status(Errc::kProtocol, place_ + " answered a request for memory with less than was asked for");
@@ -224,7 +226,8 @@ void RemoteCore::on_message_locked(datapath::Completion& completion) {
 void RemoteCore::on_completion_locked(wire::CompletionMessage message) {
   const auto found = tickets_.find(message.ticket);
   if (found == tickets_.end()) {
-    return end_locked(Status(Errc::kProtocol, place_ + " answered a submission that was never made: the session is over"));
+    return end_locked(
+        Status(Errc::kProtocol, place_ + " answered a submission that was never made: the session is over"));
   }
   const std::shared_ptr<RemoteTicket> ticket = std::move(found->second);
   tickets_.erase(found);

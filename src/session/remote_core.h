@@ -38,7 +38,7 @@ struct DownloadWindow {
   uint32_t number = 0;
   datapath::Region region;
   SpanAllocator places;
-  bool overflow = false;      // for one result, which is then copied out
+  bool overflow = false;  // for one result, which is then copied out
   uint64_t empty_since_ns = 0;
 };
 
@@ -151,8 +151,8 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   wire::Reassembler incoming_;
   std::unordered_map<uint64_t, std::shared_ptr<RemoteTicket>> tickets_;
   std::unordered_map<uint64_t, std::shared_ptr<RegionCall>> calls_;
-  std::vector<uint64_t> region_releases_;          // to be told with the next submission
-  std::vector<wire::WindowOffer> window_offers_;   // likewise
+  std::vector<uint64_t> region_releases_;         // to be told with the next submission
+  std::vector<wire::WindowOffer> window_offers_;  // likewise
   uint64_t next_ticket_ = 1;
   uint64_t next_call_ = 1;
   uint32_t next_window_ = 0;

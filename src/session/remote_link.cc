@@ -43,7 +43,9 @@ class RemoteLink final : public Link {
 
   Result<std::unique_ptr<Upload>> begin_upload(size_t size) override { return core_->begin_upload(size); }
   std::unique_ptr<Upload> lend_upload(std::span<std::byte>, std::shared_ptr<void>) override { return nullptr; }
-  Result<std::shared_ptr<Ticket>> submit(Submission submission) override { return core_->submit(std::move(submission)); }
+  Result<std::shared_ptr<Ticket>> submit(Submission submission) override {
+    return core_->submit(std::move(submission));
+  }
   Status wait(Ticket& ticket) override {
     const auto* const remote = dynamic_cast<const RemoteTicket*>(&ticket);
     if (remote == nullptr) return {Errc::kInvalidArgument, "the ticket was not made by this link"};
@@ -54,7 +56,8 @@ class RemoteLink final : public Link {
 
   void close() override {
     const Status before = core_->failure();
-    core_->end(Status(Errc::kCancelled, "the session with node '" + info_.name + "' at " + uri_ + " is closed: connect again"));
+    core_->end(Status(Errc::kCancelled,
+                      "the session with node '" + info_.name + "' at " + uri_ + " is closed: connect again"));
     // The hang-up ends the session already; this lets the node's log say why.
     if (before.ok()) (void)control_->close(session_id_, Deadline::after_ms(kCloseMs));
   }

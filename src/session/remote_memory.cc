@@ -11,9 +11,9 @@ namespace genie::session {
 namespace {
 
 constexpr size_t kFirstWindowBytes = size_t{256} << 10;
-constexpr size_t kMaxGrowthBytes = size_t{64} << 20;        // a window grows no larger by itself
-constexpr size_t kMaxUploadWindowBytes = size_t{64} << 20;  // of all; beyond, small uploads get regions too
-constexpr size_t kMaxDownloadWindowBytes = size_t{1} << 30; // of all; beyond, results are copied out
+constexpr size_t kMaxGrowthBytes = size_t{64} << 20;         // a window grows no larger by itself
+constexpr size_t kMaxUploadWindowBytes = size_t{64} << 20;   // of all; beyond, small uploads get regions too
+constexpr size_t kMaxDownloadWindowBytes = size_t{1} << 30;  // of all; beyond, results are copied out
 // A large window that nothing has used for this long is given back.
 constexpr size_t kLargeWindowBytes = size_t{4} << 20;
 constexpr uint64_t kIdleWindowNs = 2'000'000'000;
@@ -44,7 +44,8 @@ Result<std::unique_ptr<Upload>> RemoteCore::begin_upload(size_t size) {
     size_t wanted = 0;
     {
       const std::lock_guard lock(memory_mutex_);
-      if (upload_window_bytes_ < kMaxUploadWindowBytes) wanted = std::min(grown(upload_window_bytes_, size), kMaxGrowthBytes / 4);
+      if (upload_window_bytes_ < kMaxUploadWindowBytes)
+        wanted = std::min(grown(upload_window_bytes_, size), kMaxGrowthBytes / 4);
     }
     if (wanted != 0) {
       Result<OwnRegion> region = request_region(wanted, true);
@@ -139,7 +140,8 @@ Result<DownloadPlace> RemoteCore::place_result_locked(size_t size) {
 }
 
 Result<DownloadWindow*> RemoteCore::add_download_window_locked(size_t size, bool overflow) {
-  Result<datapath::Region> region = transport_->allocate(endpoint_, size, Deadline::after_ms(options_.progress_timeout_ms));
+  Result<datapath::Region> region =
+      transport_->allocate(endpoint_, size, Deadline::after_ms(options_.progress_timeout_ms));
   if (!region) return Status(region.code(), place_ + ": no memory for a result: " + region.status().to_string());
   auto window = std::make_unique<DownloadWindow>(next_window_++, *region, SpanAllocator(size), overflow, uint64_t{0});
   window_offers_.push_back({.window = window->number, .size = size, .key = region->remote.bytes});

@@ -248,7 +248,8 @@ TEST(Failure, AnOperatorThatFailsOnTheNode) {
   const auto skipped = submit(*link, std::move(later));
   EXPECT_EQ(skipped->outcome().status.code(), Errc::kPoisoned);
   EXPECT_EQ(skipped->outcome().executed_records, 0U);
-  EXPECT_NE(skipped->outcome().status.text().find("add_"), std::string_view::npos) << skipped->outcome().status.to_string();
+  EXPECT_NE(skipped->outcome().status.text().find("add_"), std::string_view::npos)
+      << skipped->outcome().status.to_string();
   Submission fresh;
   fresh.stream = 1;
   fresh.epoch = 2;

@@ -54,7 +54,8 @@ class RawClient {
     const Deadline deadline = Deadline::after_ms(kPatienceMs);
     datapath::Buffer buffer = datapath::Buffer::borrow(copy);
     Status sent = Errc::kAgain;
-    while ((sent = transport_->send(endpoint_, buffer, tag, {})).code() == Errc::kAgain && !deadline.expired()) poll_once();
+    while ((sent = transport_->send(endpoint_, buffer, tag, {})).code() == Errc::kAgain && !deadline.expired())
+      poll_once();
     if (!sent.ok()) return false;
     kept_.push_back(std::move(copy));  // borrowed until its completion
     poll_once();
@@ -262,20 +263,23 @@ TEST_F(Hostile, MemoryThatIsNotTheirs) {
                    message.uploads = {{.storage = {1, 0}, .region = 99, .offset = 0, .size = 10, .whole = true}};
                  }),
                  "region that the client does not have");
-  expect_refused(with([](RawClient& client, wire::SubmissionMessage& message) {
-                   message.uploads = {{.storage = {1, 0}, .region = client.region(4096, true).first, .offset = 4000, .size = 97}};
-                 }),
-                 "beyond its window");
+  expect_refused(
+      with([](RawClient& client, wire::SubmissionMessage& message) {
+        message.uploads = {{.storage = {1, 0}, .region = client.region(4096, true).first, .offset = 4000, .size = 97}};
+      }),
+      "beyond its window");
+  expect_refused(
+      with([](RawClient& client, wire::SubmissionMessage& message) {
+        message.uploads = {
+            {.storage = {1, 0}, .region = client.region(4096, true).first, .offset = UINT64_MAX - 3, .size = 8}};
+      }),
+      "beyond its window");
   expect_refused(with([](RawClient& client, wire::SubmissionMessage& message) {
                    message.uploads = {{.storage = {1, 0},
-                                       .region = client.region(4096, true).first,
-                                       .offset = UINT64_MAX - 3,
-                                       .size = 8}};
-                 }),
-                 "beyond its window");
-  expect_refused(with([](RawClient& client, wire::SubmissionMessage& message) {
-                   message.uploads = {
-                       {.storage = {1, 0}, .region = client.region(4096, false).first, .offset = 0, .size = 1U << 20, .whole = true}};
+                                       .region = client.region(4096, false).first,
+                                       .offset = 0,
+                                       .size = 1U << 20,
+                                       .whole = true}};
                  }),
                  "not what its region");
   expect_refused(with([](RawClient&, wire::SubmissionMessage& message) {
@@ -287,7 +291,8 @@ TEST_F(Hostile, MemoryThatIsNotTheirs) {
                  }),
                  "too large to ride");
   expect_refused(with([](RawClient&, wire::SubmissionMessage& message) { message.region_releases = {5}; }), "released");
-  expect_refused(with([](RawClient&, wire::SubmissionMessage& message) { message.window_drops = {5}; }), "never offered");
+  expect_refused(with([](RawClient&, wire::SubmissionMessage& message) { message.window_drops = {5}; }),
+                 "never offered");
   expect_refused(with([](RawClient&, wire::SubmissionMessage& message) {
                    wire::WindowOffer offer{.window = 1, .size = 4096};
                    offer.key.fill(std::byte{0x77});

@@ -3,8 +3,8 @@
 // Thread-safety: one thread. Ownership: the destructor kills the process and removes its folder.
 #pragma once
 
-#include <gtest/gtest.h>
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>

@@ -54,7 +54,8 @@ TEST(RemoteLink, CarriesBytesOfEverySizeBothWays) {
   ASSERT_NE(link, nullptr);
   EXPECT_EQ(link->node().transport, "shm");
   EXPECT_EQ(link->node().devices.at(0).kind, "cpu");
-  const std::vector<size_t> sizes{0, 1, 255, 256, 257, 4096, 100'000, (256U << 10) - 1, 256U << 10, 1'000'003, 20U << 20};
+  const std::vector<size_t> sizes{0,          1,         255,      256, 257, 4096, 100'000, (256U << 10) - 1,
+                                  256U << 10, 1'000'003, 20U << 20};
   uint64_t id = 1;
   for (const size_t size : sizes) {
     Submission submission;

@@ -10,8 +10,9 @@
 namespace genie::test {
 namespace {
 
-std::vector<std::byte> serialize(const char* name, const char* overload, uint64_t hash, const std::vector<uint8_t>& slots,
-                                 const std::vector<uint32_t>& code, const std::vector<int64_t>& params, uint32_t records) {
+std::vector<std::byte> serialize(const char* name, const char* overload, uint64_t hash,
+                                 const std::vector<uint8_t>& slots, const std::vector<uint32_t>& code,
+                                 const std::vector<int64_t>& params, uint32_t records) {
   flatbuffers::FlatBufferBuilder builder;
   const auto op = wire::CreateOpDecl(builder, builder.CreateString(name), builder.CreateString(overload), hash);
   const auto ops = builder.CreateVector(std::vector{op});
@@ -19,8 +20,8 @@ std::vector<std::byte> serialize(const char* name, const char* overload, uint64_
   const auto strings = builder.CreateVector(std::vector<flatbuffers::Offset<flatbuffers::String>>());
   const auto words = builder.CreateVector(code);
   const auto numbers = builder.CreateVector(params);
-  wire::FinishTemplateBuffer(builder, wire::CreateTemplate(builder, wire::kProgramFormat, ops, slot_kinds, strings, words,
-                                                           numbers, records));
+  wire::FinishTemplateBuffer(
+      builder, wire::CreateTemplate(builder, wire::kProgramFormat, ops, slot_kinds, strings, words, numbers, records));
   const auto* bytes = reinterpret_cast<const std::byte*>(builder.GetBufferPointer());
   return {bytes, bytes + builder.GetSize()};
 }

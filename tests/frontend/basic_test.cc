@@ -142,8 +142,12 @@ TEST_F(Basic, PredictedStridesAreKept) {
       [](torch::Tensor a, torch::Tensor b) { return torch::conv2d(a, b); },
       [](torch::Tensor a, torch::Tensor) { return torch::relu(a.transpose(1, 3)); },
       [](torch::Tensor a, torch::Tensor) { return torch::where(a > 0, a, a * 2); },
-      [](torch::Tensor a, torch::Tensor) { return torch::layer_norm(a, {8, 8}); },
-      [](torch::Tensor a, torch::Tensor) { return a.permute({3, 1, 0, 2}).exp().sum(1); },
+      [](torch::Tensor a, torch::Tensor) {
+        return torch::layer_norm(a, {8, 8});
+      },
+      [](torch::Tensor a, torch::Tensor) {
+        return a.permute({3, 1, 0, 2}).exp().sum(1);
+      },
       [](torch::Tensor a, torch::Tensor) { return torch::max_pool2d(a, 2); },
   };
   for (size_t i = 0; i < programs.size(); ++i) {
@@ -216,7 +220,9 @@ TEST_F(Basic, GraphShowsMutationsAsEdges) {
 
 TEST_F(Basic, RepeatedStepsHitTheirTemplate) {
   const auto weight = torch::randn({8, 8}).to(kRemote);
-  auto step = [&](int64_t rows) { return torch::relu(torch::randn({rows, 8}).to(kRemote).matmul(weight)).sum().item<float>(); };
+  auto step = [&](int64_t rows) {
+    return torch::relu(torch::randn({rows, 8}).to(kRemote).matmul(weight)).sum().item<float>();
+  };
   step(2);
   const auto before = session->stats();
   for (int64_t rows = 3; rows < 10; ++rows) step(rows);

@@ -64,8 +64,8 @@ TEST(Models, ResNet18InNn) {
 
 TEST(Models, TransformerEncoderInNn) {
   torch::manual_seed(2);
-  torch::nn::TransformerEncoder model(
-      torch::nn::TransformerEncoderOptions(torch::nn::TransformerEncoderLayerOptions(64, 4).dim_feedforward(128).dropout(0.0), 2));
+  torch::nn::TransformerEncoder model(torch::nn::TransformerEncoderOptions(
+      torch::nn::TransformerEncoderLayerOptions(64, 4).dim_feedforward(128).dropout(0.0), 2));
   model->eval();
   expect_equal_forward(model, torch::randn({10, 2, 64}));
 }
@@ -171,13 +171,16 @@ TEST(Models, ThreeTrainingStepsOfACnn) {
   const Trained remote = train(kRemote, images, labels);
   EXPECT_EQ(local.losses, remote.losses);
   ASSERT_EQ(local.state.size(), remote.state.size());
-  for (size_t i = 0; i < local.state.size(); ++i) EXPECT_TRUE(torch::equal(local.state[i], remote.state[i])) << "tensor " << i;
+  for (size_t i = 0; i < local.state.size(); ++i)
+    EXPECT_TRUE(torch::equal(local.state[i], remote.state[i])) << "tensor " << i;
 }
 
 TEST(Models, TwoThreadsWithAModelEachDoNotCutEachOther) {
   const torch::NoGradGuard no_grad;
   torch::manual_seed(7);
-  auto make = [] { return torch::nn::Sequential(torch::nn::Linear(16, 32), torch::nn::ReLU(), torch::nn::Linear(32, 4)); };
+  auto make = [] {
+    return torch::nn::Sequential(torch::nn::Linear(16, 32), torch::nn::ReLU(), torch::nn::Linear(32, 4));
+  };
   std::vector<torch::nn::Sequential> models{make(), make()};
   const auto input = torch::randn({3, 16});
   std::vector<torch::Tensor> expected;

@@ -47,9 +47,11 @@ TEST_F(SessionTest, CopiesAreCounted) {
   auto value = remote.cpu();
   const auto after = session->stats();
   EXPECT_TRUE(torch::equal(value, expected));
-  EXPECT_EQ(after.snapshot_bytes - before.snapshot_bytes, static_cast<uint64_t>(kBytes)) << "the snapshot is the one pass";
+  EXPECT_EQ(after.snapshot_bytes - before.snapshot_bytes, static_cast<uint64_t>(kBytes))
+      << "the snapshot is the one pass";
   EXPECT_EQ(after.upload_copied_bytes, before.upload_copied_bytes) << "nothing copies a large upload again";
-  EXPECT_EQ(after.fetch_copied_bytes - before.fetch_copied_bytes, static_cast<uint64_t>(kBytes)) << "exactly one copy down";
+  EXPECT_EQ(after.fetch_copied_bytes - before.fetch_copied_bytes, static_cast<uint64_t>(kBytes))
+      << "exactly one copy down";
   EXPECT_EQ(after.user_copied_bytes, before.user_copied_bytes);
 
   remote.mul_(2);
@@ -84,7 +86,8 @@ TEST_F(SessionTest, TheSeedMayComeBeforeTheSession) {
 TEST_F(SessionTest, RandomNumbersAreThoseOfCpuEager) {
   const auto run = [](torch::Device where) {
     torch::manual_seed(3);
-    std::vector<torch::Tensor> out{torch::rand({5}, where), torch::randint(0, 100, {7}, where), torch::randperm(9, where)};
+    std::vector<torch::Tensor> out{torch::rand({5}, where), torch::randint(0, 100, {7}, where),
+                                   torch::randperm(9, where)};
     out.push_back(torch::randn_like(out[0]));
     out.push_back(torch::dropout(torch::ones({4, 6}, where), 0.3, true));
     out.push_back(torch::bernoulli(torch::full({10}, 0.5, where)));
@@ -140,7 +143,8 @@ TEST_F(SessionTest, SmallUploadsAndManyStoragesWork) {
     local.push_back(torch::full({1 + i % 7, 3}, i));
     remote.push_back(local.back().to(device()));
   }
-  for (int i = 0; i < 300; ++i) EXPECT_TRUE(torch::equal(remote[static_cast<size_t>(i)].cpu(), local[static_cast<size_t>(i)]));
+  for (int i = 0; i < 300; ++i)
+    EXPECT_TRUE(torch::equal(remote[static_cast<size_t>(i)].cpu(), local[static_cast<size_t>(i)]));
 }
 
 TEST_F(SessionTest, ThreadsOrderTheirTouchesOfOneTensor) {
@@ -210,7 +214,8 @@ TEST_F(SessionTest, ANodeThatIsNotThereIsNamed) {
   options.connect_timeout_ms = 2'000;
   const auto missing = genie::Session::try_connect("unix:/nonexistent/genie.sock", options);
   ASSERT_FALSE(missing.ok());
-  EXPECT_NE(missing.status().to_string().find("/nonexistent/genie.sock"), std::string::npos) << missing.status().to_string();
+  EXPECT_NE(missing.status().to_string().find("/nonexistent/genie.sock"), std::string::npos)
+      << missing.status().to_string();
   EXPECT_FALSE(genie::Session::try_connect("carrier-pigeon:home", options).ok());
 }
 

@@ -42,8 +42,9 @@ CompletionMessage sample_completion() {
   message.executed_records = 16;
   message.upload_copied_bytes = 11;
   message.fetch_copied_bytes = 12;
-  message.reported = {{.defined = true, .dtype = 6, .sizes = {2, 3}, .strides = {3, 1}, .storage_offset = 1, .storage_bytes = 24},
-                      {.defined = false}};
+  message.reported = {
+      {.defined = true, .dtype = 6, .sizes = {2, 3}, .strides = {3, 1}, .storage_offset = 1, .storage_bytes = 24},
+      {.defined = false}};
   message.fetched.resize(2);
   message.fetched[0].bytes = {std::byte{1}, std::byte{2}};
   message.fetched[1].status = Status(Errc::kPoisoned, "lost");
@@ -198,7 +199,8 @@ TEST(SessionMessages, RandomMutationsNeverReachOutside) {
     Copy bytes(round % 2 == 0 ? submission : completion);
     const uint64_t changes = 1 + random() % 4;
     for (uint64_t i = 0; i < changes; ++i) bytes.span()[random() % bytes.size] = std::byte(random());
-    const Errc code = round % 2 == 0 ? decode_client_message(bytes.span()).code() : decode_node_message(bytes.span()).code();
+    const Errc code =
+        round % 2 == 0 ? decode_client_message(bytes.span()).code() : decode_node_message(bytes.span()).code();
     EXPECT_TRUE(code == Errc::kOk || code == Errc::kProtocol);
     ++(code == Errc::kOk ? accepted : refused);
   }

@@ -84,9 +84,11 @@ TEST_F(HostileProgram, StaleVersionsAndStrangersChangeNothing) {
   const auto program = compile(test::add_template(1, kElements));
   ASSERT_TRUE(program.ok());
   const auto params = default_params(**program);
-  EXPECT_EQ(store_->invoke(**program, std::vector<SlotBinding>{{1, 0, 1, 0}, {99, 0, 0, 0}}, params).status.code(), Errc::kNotFound);
+  EXPECT_EQ(store_->invoke(**program, std::vector<SlotBinding>{{1, 0, 1, 0}, {99, 0, 0, 0}}, params).status.code(),
+            Errc::kNotFound);
   SetUp();
-  EXPECT_EQ(store_->invoke(**program, std::vector<SlotBinding>{{1, 0, 1, 0}, {2, 7, 7, 0}}, params).status.code(), Errc::kStale);
+  EXPECT_EQ(store_->invoke(**program, std::vector<SlotBinding>{{1, 0, 1, 0}, {2, 7, 7, 0}}, params).status.code(),
+            Errc::kStale);
   SetUp();
   EXPECT_EQ(store_->invoke(**program, std::vector<SlotBinding>{{1, 0, 1, 0}}, params).status.code(), Errc::kProtocol);
   EXPECT_EQ(store_->invoke(**program, bindings(0), params.first(1)).status.code(), Errc::kProtocol);
@@ -102,14 +104,16 @@ TEST_F(HostileProgram, RandomMutationsNeverHarm) {
   size_t accepted = 0;
   for (int round = 0; round < 20'000; ++round) {
     auto bytes = whole;
-    for (uint64_t flips = 1 + random() % 4; flips > 0; --flips) bytes[random() % bytes.size()] = static_cast<std::byte>(random());
+    for (uint64_t flips = 1 + random() % 4; flips > 0; --flips)
+      bytes[random() % bytes.size()] = static_cast<std::byte>(random());
     const auto program = compile(bytes);
     if (!program.ok()) continue;
     ++accepted;
     SetUp();
     std::vector<int64_t> params(param_count(**program));
     // Mostly sane numbers, so that records run far enough to reach the operators.
-    for (int64_t& value : params) value = random() % 8 == 0 ? static_cast<int64_t>(random()) : static_cast<int64_t>(random() % 10);
+    for (int64_t& value : params)
+      value = random() % 8 == 0 ? static_cast<int64_t>(random()) : static_cast<int64_t>(random() % 10);
     std::vector<SlotBinding> slots(bound_slot_count(**program));
     for (size_t i = 0; i < slots.size(); ++i) slots[i] = {1 + i, 0, 1, 64};
     (void)store_->invoke(**program, slots, params);
