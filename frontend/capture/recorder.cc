@@ -400,7 +400,6 @@ void append(Stream& stream, OpInfo& op, Scratch& call) {
       state.producer = &op;
     }
     touches.push_back(touch_word(slot, touched.mode));
-    if (touched.mode == Touch::kDefine) segment.bytes_created += state.size_bytes;
   }
   const auto code_begin = static_cast<uint32_t>(segment.code.size());
   for (auto& [position, text] : call.strings) {

@@ -31,7 +31,7 @@ struct CaptureLimits {
 };
 
 struct CaptureCounters {
-  std::atomic<uint64_t> captured{0}, executed{0}, pruned{0}, views{0};
+  std::atomic<uint64_t> captured{0}, executed{0}, pruned{0};
   std::atomic<uint64_t> flushes[static_cast<size_t>(FlushReason::kCount)]{};
   std::atomic<uint64_t> template_hits{0}, template_misses{0};
   std::atomic<uint64_t> shape_cache{0}, shape_own{0}, shape_meta{0}, shape_node{0};

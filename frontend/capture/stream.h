@@ -67,7 +67,6 @@ struct Segment {
   std::vector<uint32_t> touches;
   std::vector<SlotEntry> slots;
   std::vector<std::string> strings;
-  uint64_t bytes_created = 0;
 
   void clear() {
     records.clear();
@@ -76,7 +75,6 @@ struct Segment {
     touches.clear();
     slots.clear();
     strings.clear();
-    bytes_created = 0;
   }
   uint32_t code_end(size_t record) const {
     return record + 1 < records.size() ? records[record + 1].code : static_cast<uint32_t>(code.size());
