@@ -1,6 +1,7 @@
 // Registration: one boxed kernel for every operator that has no composite implementation, a few kernels of our own for what is
 // geometry, bytes or identity and never leaves the client.
 #include <ATen/EmptyTensor.h>
+#include <ATen/ExpandUtils.h>
 #include <ATen/native/DispatchStub.h>
 #include <ATen/native/Resize.h>
 #include <ATen/native/transformers/attention.h>
@@ -9,7 +10,6 @@
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/eq.h>
-#include <ATen/ops/linear_native.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/set_native.h>
 #include <ATen/ops/unfold_native.h>
@@ -72,6 +72,18 @@ at::Tensor copy_from(const at::Tensor& self, const at::Tensor& destination, bool
   return copy_into(target, self, non_blocking);
 }
 
+// The strides of a copy: in `format`, or those of the source where they leave no gaps and no overlaps.
+c10::DimVector copied_strides(const at::Tensor& source, at::MemoryFormat format) {
+  switch (format) {
+    case at::MemoryFormat::ChannelsLast: return c10::DimVector(c10::get_channels_last_strides_2d(source.sizes()));
+    case at::MemoryFormat::ChannelsLast3d: return c10::DimVector(c10::get_channels_last_strides_3d(source.sizes()));
+    case at::MemoryFormat::Preserve:
+      if (source.is_non_overlapping_and_dense()) return c10::DimVector(source.strides());
+      return c10::DimVector(at::infer_dense_strides(source.sizes(), source.strides()));
+    default: return c10::contiguous_strides(source.sizes());
+  }
+}
+
 // .to(): to the CPU a fetch; on the device one record; a dtype change comes first, on the node.
 at::Tensor to_copy(const at::Tensor& self, std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
                    std::optional<at::Device> device, std::optional<bool> pin_memory, bool non_blocking,
@@ -89,7 +101,7 @@ at::Tensor to_copy(const at::Tensor& self, std::optional<at::ScalarType> dtype, 
   }
   if (target.is_cpu()) return fetch(to_copy(self, dtype, layout, self.device(), pin_memory, false, format));
   TORCH_CHECK(target.is_privateuseone(), "cannot copy from ", self.device(), " to ", target, ": go through the CPU");
-  at::Tensor made = empty_strided(self.sizes(), c10::contiguous_strides(self.sizes()),
+  at::Tensor made = empty_strided(self.sizes(), copied_strides(self, format.value_or(at::MemoryFormat::Preserve)),
                                   dtype.value_or(self.scalar_type()), layout, target, pin_memory);
   return copy_into(made, self, non_blocking);
 }
@@ -147,27 +159,6 @@ int64_t choose_attention(const at::Tensor& query, const at::Tensor& key, const a
                          const std::optional<at::Tensor>& mask, double dropout, bool causal,
                          std::optional<double> scale, bool gqa) {
   return at::native::_fused_sdp_choice_cpp(query, key, value, mask, dropout, causal, scale, gqa);
-}
-
-// Linear is one record where no gradient is needed; where one is, it is left to the operators that have derivatives.
-at::Tensor record_linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
-  static OpInfo& op = op_info("aten::linear", "");
-  torch::jit::Stack stack{input, weight, bias};
-  record_call(op, stack);
-  return std::move(stack.back()).toTensor();
-}
-
-bool wants_gradient(const at::Tensor& tensor) {
-  return tensor.defined() && ((at::GradMode::is_enabled() && tensor.requires_grad()) || tensor._fw_grad(0).defined());
-}
-
-at::Tensor linear_with_autograd(const at::Tensor& input, const at::Tensor& weight,
-                                const std::optional<at::Tensor>& bias) {
-  if (wants_gradient(input) || wants_gradient(weight) || (bias.has_value() && wants_gradient(*bias))) {
-    return at::native::linear(input, weight, bias);
-  }
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  return record_linear(input, weight, bias);
 }
 
 // As CPU eager does it, from operators whose random numbers come from the device's generator.
@@ -283,7 +274,6 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
     const std::string full = name.overload_name.empty() ? name.name : name.name + "." + name.overload_name;
     library.impl(full.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<CaptureKernel>(op_info(*op))));
   }
-  library.impl("linear", TORCH_FN(record_linear));
   library.impl("dropout", TORCH_FN(dropout));
   library.impl("native_dropout", TORCH_FN(native_dropout));
   library.impl("empty.memory_format", TORCH_FN(empty));
@@ -307,10 +297,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("view_as_complex", TORCH_FN(at::native::view_as_complex));
 }
 
-TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) {
-  library.impl("linear", TORCH_FN(linear_with_autograd));
-  library.impl("dropout", TORCH_FN(dropout));
-}
+TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) { library.impl("dropout", TORCH_FN(dropout)); }
 
 }  // namespace
 }  // namespace genie::frontend

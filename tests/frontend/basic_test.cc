@@ -57,6 +57,26 @@ TEST_F(Basic, ViewsAndInPlaceAlias) {
   EXPECT_TRUE(torch::equal(remote.slice(1, 0, 4, 2).cpu(), local.slice(1, 0, 4, 2)));
 }
 
+TEST_F(Basic, CopiesKeepTheirLayout) {
+  const auto transposed = torch::randn({7, 4}).t();
+  const auto picture = torch::randn({2, 3, 4, 5}).contiguous(at::MemoryFormat::ChannelsLast);
+  const auto gaps = torch::randn({6, 8}).slice(1, 0, 8, 2);
+  for (const torch::Tensor& host : {transposed, picture, gaps}) {
+    for (const auto type : {torch::kFloat, torch::kDouble}) {
+      const auto expected = host.to(torch::kMeta).to(type);  // what PyTorch promises for any device
+      const auto remote = host.to(kRemote, type);
+      EXPECT_EQ(remote.strides(), expected.strides());
+      EXPECT_EQ(remote.cpu().strides(), expected.strides());
+      EXPECT_TRUE(torch::equal(remote.cpu(), host.to(type)));
+    }
+  }
+  EXPECT_EQ(transposed.to(kRemote, torch::kFloat, false, false, at::MemoryFormat::Contiguous).strides(),
+            torch::IntArrayRef({7, 1}));
+  EXPECT_EQ(
+      torch::randn({2, 3, 4, 5}).to(kRemote, torch::kFloat, false, false, at::MemoryFormat::ChannelsLast).strides(),
+      picture.strides());
+}
+
 TEST_F(Basic, OutVariantsResize) {
   const auto a = torch::randn({2, 3});
   auto out = torch::empty({0}, kRemote);
