@@ -5,7 +5,12 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/from_blob.h>
+#include <c10/core/CPUAllocator.h>
 #include <c10/core/InferenceMode.h>
+
+#include <array>
+#include <cstring>
+#include <mutex>
 
 #include "frontend/capture/recorder.h"
 #include "frontend/capture/registry.h"
@@ -71,12 +76,32 @@ at::Tensor& upload_into(at::Tensor& self, const at::Tensor& source) {
   return self;
 }
 
+void drop_fetched(void* context) { delete static_cast<session::Fetched*>(context); }
+
+// Before the first write to a fetched tensor: the node may hold the same bytes. Several threads of a parallel loop may come
+// here at once with one storage; whoever comes late finds nothing left to do.
+void claim_fetched(c10::StorageImpl* storage) {
+  static std::array<std::mutex, 16> locks;
+  const std::lock_guard<std::mutex> guard(locks[(reinterpret_cast<uintptr_t>(storage) >> 6) % locks.size()]);
+  const c10::DataPtr& pointer = storage->_mutable_data_ptr_no_checks();
+  auto* fetched = pointer.cast_context<session::Fetched>(&drop_fetched);
+  if (fetched == nullptr || fetched->claim()) return;  // other memory since a resize_
+  c10::DataPtr own = storage->allocator()->allocate(storage->nbytes());
+  std::memcpy(own.mutable_get(), pointer.get(), storage->nbytes());
+  storage->set_data_ptr_noswap(std::move(own));
+}
+
 // Over the fetched memory; the tensor owns it.
 at::Tensor tensor_over(std::unique_ptr<session::Fetched> fetched, const at::Tensor& like) {
-  auto* memory = fetched.release();
-  return at::from_blob(
-      memory->bytes().data(), like.sizes(), like.strides(), [memory](void*) { delete memory; },
-      at::TensorOptions(like.scalar_type()).device(at::kCPU));
+  const std::span<std::byte> bytes = fetched->bytes();
+  c10::DataPtr pointer(bytes.data(), fetched.release(), &drop_fetched, at::Device(at::kCPU));
+  c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(bytes.size()), std::move(pointer),
+                       c10::GetCPUAllocator(), /*resizable=*/true);
+  storage.unsafeGetStorageImpl()->set_materializer(&claim_fetched);
+  auto tensor = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                                         c10::scalarTypeToTypeMeta(like.scalar_type()));
+  tensor.unsafeGetTensorImpl()->set_sizes_and_strides(like.sizes(), like.strides());
+  return tensor;
 }
 
 at::Tensor fetch_dense(const at::Tensor& remote, FlushReason reason) {

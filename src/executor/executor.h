@@ -51,7 +51,22 @@ struct InvokeOutcome {
   int64_t failed_record = -1;
   uint64_t executed_records = 0;
   std::vector<ReportedTensor> reported;
+  uint64_t unshared_bytes = 0;  // copied because a record was to write what somebody else holds
 };
+
+// A range of a storage. While the holder lives the bytes stay as they are: a record that is to write them makes the store
+// copy the storage first. Whoever finds itself the last holder may write them.
+struct SharedBytes {
+  std::span<std::byte> bytes;
+  std::shared_ptr<const void> holder;  // null: the bytes are valid until the next call, and not to be written
+};
+
+// Whether `holder` is the only one left. What others did with the bytes happened before.
+inline bool is_only_holder(const std::shared_ptr<const void>& holder) noexcept {
+  if (holder.use_count() != 1) return false;
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return true;
+}
 
 struct StoreOptions {
   int threads = 1;                    // intra-op threads; set on the calling thread
@@ -94,6 +109,9 @@ class Store {
   // Bytes [offset, offset + size) of a storage: kNotFound, kStale (another version), kOutOfRange, kPoisoned (with the
   // original error).
   virtual Result<std::span<const std::byte>> bytes(StorageVersion storage, uint64_t offset, uint64_t size) = 0;
+  // Likewise, with a holder where sharing is right: not memory that was only lent, not a range so small that its holder would
+  // keep mostly other bytes alive, nor one that kernels would find at an odd address.
+  virtual Result<SharedBytes> share(StorageVersion storage, uint64_t offset, uint64_t size) = 0;
   // Unknown ids are ignored (a storage that never came to life).
   virtual void free(uint64_t id) = 0;
 

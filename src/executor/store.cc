@@ -16,6 +16,7 @@
 
 #include "datapath/base/log.h"
 #include "src/executor/program.h"
+#include "src/executor/sharing.h"
 
 namespace genie::executor {
 namespace {
@@ -24,6 +25,7 @@ using wire::SlotKind;
 using wire::Tag;
 
 constexpr size_t kMaxGenerators = 4096;
+constexpr uint64_t kSharedAlignment = 64;  // what kernels find at the beginning of memory that libtorch allocated
 
 // One storage of the session. A poisoned one has no bytes, only the error that every use repeats.
 struct Entry {
@@ -154,6 +156,18 @@ class CpuStore final : public Store {
     return std::span(static_cast<const std::byte*>(entry.storage.data()) + offset, size);
   }
 
+  Result<SharedBytes> share(StorageVersion storage, uint64_t offset, uint64_t size) override {
+    const Result<std::span<const std::byte>> range = bytes(storage, offset, size);
+    GENIE_TRY(range.status());
+    Entry& entry = entries_.find(storage.id)->second;
+    SharedBytes out{.bytes = {const_cast<std::byte*>(range->data()), range->size()}, .holder = nullptr};
+    const bool aligned = reinterpret_cast<uintptr_t>(range->data()) % kSharedAlignment == 0;
+    if (size != 0 && aligned && entry.writable && size >= entry.storage.nbytes() / 2) {
+      out.holder = share_memory(entry.storage);
+    }
+    return out;
+  }
+
   void free(uint64_t id) override {
     auto found = entries_.find(id);
     if (found == entries_.end()) return;
@@ -193,7 +207,7 @@ class CpuStore final : public Store {
     entry.poison = why;
   }
 
-  Status bind(const Program& program, std::span<const SlotBinding> slots);
+  Status bind(const Program& program, std::span<const SlotBinding> slots, InvokeOutcome& outcome);
   void settle(const Program& program, std::span<const SlotBinding> slots, const Status& status, size_t failed);
   void mark_touched_by(const Program& program, const Record& record, std::vector<bool>& touched) const;
   void run_record(const Program& program, const Record& record, std::span<const int64_t> params,
@@ -226,7 +240,7 @@ class CpuStore final : public Store {
 };
 
 // Looks every bound slot up before anything runs: a stale version or a poisoned input changes nothing.
-Status CpuStore::bind(const Program& program, std::span<const SlotBinding> slots) {
+Status CpuStore::bind(const Program& program, std::span<const SlotBinding> slots, InvokeOutcome& outcome) {
   slots_.assign(program.slot_kinds.size(), Slot{});
   invocation_bytes_ = 0;
   for (size_t i = 0; i < slots.size(); ++i) {
@@ -246,7 +260,8 @@ Status CpuStore::bind(const Program& program, std::span<const SlotBinding> slots
       return {Errc::kStale, fmt::format("storage {} is at version {}, the invocation expects {}", slots[i].id,
                                         entry.version, slots[i].version_in)};
     }
-    if (!entry.writable && program.slot_written[slot]) {
+    if (program.slot_written[slot] && (!entry.writable || is_shared(entry.storage))) {
+      if (entry.writable) outcome.unshared_bytes += entry.storage.nbytes();
       c10::Storage copy = fresh_storage(entry.storage.nbytes());
       std::memcpy(copy.mutable_data(), entry.storage.data(), entry.storage.nbytes());
       entry.storage = std::move(copy);
@@ -302,7 +317,7 @@ InvokeOutcome CpuStore::invoke(const Program& program, std::span<const SlotBindi
     return outcome;
   }
   if (at::get_num_threads() != options_.threads) at::set_num_threads(options_.threads);
-  if (const Status bound = bind(program, slots); !bound.ok()) {
+  if (const Status bound = bind(program, slots, outcome); !bound.ok()) {
     outcome.status = bound;
     outcome.failed_record = 0;
     poison(program, slots, bound);

@@ -28,14 +28,17 @@ struct FetchOrder {
   executor::StorageVersion storage;
   uint64_t offset = 0;
   uint64_t size = 0;
-  // Where the one copy goes. Empty: into a fresh block that the response carries.
+  // The response may carry the storage's own bytes, where the store shares them.
+  bool share = false;
+  // Otherwise, where the one copy goes. Empty: into a fresh block that the response carries.
   std::span<std::byte> target;
   std::shared_ptr<void> target_owner;
 };
 
 struct FetchResult {
   Status status;
-  datapath::Buffer block;  // without a target only
+  executor::SharedBytes shared;  // with a holder, instead of a copy
+  datapath::Buffer block;        // without a target only
 };
 
 struct Response {

@@ -222,6 +222,7 @@ Status SessionState::invoke_st(const Request& request, Response& response) {
   response.failed_record = outcome.failed_record;
   response.executed_records = outcome.executed_records;
   response.reported = std::move(outcome.reported);
+  response.fetch_copied_bytes += outcome.unshared_bytes;
   if (!outcome.status.ok()) remember_failure_st(request.stream, request.epoch, outcome.status);
   return outcome.status;
 }
@@ -237,7 +238,15 @@ FetchResult SessionState::fetch_one_st(const FetchOrder& order, Response& respon
     result.status = located(Status(Errc::kPoisoned, std::string(lost->second.text())));
     return result;
   }
-  const Result<std::span<const std::byte>> bytes = store_st()->bytes(order.storage, order.offset, order.size);
+  executor::Store* const store = store_st();
+  if (order.share) {
+    Result<executor::SharedBytes> shared = store->share(order.storage, order.offset, order.size);
+    if (shared && shared->holder != nullptr) {
+      result.shared = std::move(*shared);
+      return result;
+    }
+  }
+  const Result<std::span<const std::byte>> bytes = store->bytes(order.storage, order.offset, order.size);
   if (!bytes) {
     result.status = located(bytes.status());
     return result;

@@ -94,6 +94,23 @@ class OwnFetched final : public Fetched {
   datapath::Buffer block_;
 };
 
+// The storage's own memory.
+class SharedFetched final : public Fetched {
+ public:
+  SharedFetched(executor::SharedBytes shared, std::shared_ptr<Counted> counted)
+      : shared_(std::move(shared)), counted_(std::move(counted)) {}
+  std::span<std::byte> bytes() override { return shared_.bytes; }
+  bool claim() noexcept override {
+    if (executor::is_only_holder(shared_.holder)) return true;
+    add(counted_->fetch_copied_bytes, shared_.bytes.size());
+    return false;
+  }
+
+ private:
+  const executor::SharedBytes shared_;
+  const std::shared_ptr<Counted> counted_;
+};
+
 class EmbeddedTicket final : public Ticket, public node::ResponseSink {
  public:
   EmbeddedTicket(std::shared_ptr<Wakeup> wakeup, std::shared_ptr<Counted> counted)
@@ -110,11 +127,17 @@ class EmbeddedTicket final : public Ticket, public node::ResponseSink {
     outcome_.fetched.reserve(response.fetched.size());
     outcome_.fetch_status.reserve(response.fetched.size());
     for (node::FetchResult& result : response.fetched) {
-      if (result.status.ok()) {
-        add(counted_->fetches, 1);
-        add(counted_->fetch_bytes, result.block.size());
+      std::unique_ptr<Fetched> fetched;
+      if (result.status.ok() && result.shared.holder != nullptr) {
+        fetched = std::make_unique<SharedFetched>(std::move(result.shared), counted_);
+      } else if (result.status.ok()) {
+        fetched = std::make_unique<OwnFetched>(std::move(result.block));
       }
-      outcome_.fetched.push_back(result.status.ok() ? std::make_unique<OwnFetched>(std::move(result.block)) : nullptr);
+      if (fetched != nullptr) {
+        add(counted_->fetches, 1);
+        add(counted_->fetch_bytes, fetched->bytes().size());
+      }
+      outcome_.fetched.push_back(std::move(fetched));
       outcome_.fetch_status.push_back(std::move(result.status));
     }
     add(counted_->upload_copied_bytes, response.upload_copied_bytes);
@@ -202,7 +225,7 @@ Result<std::shared_ptr<Ticket>> EmbeddedLink::submit(Submission submission) {
   request.param_value = std::move(submission.param_value);
   request.fetches.reserve(submission.fetches.size());
   for (const FetchRequest& fetch : submission.fetches) {
-    request.fetches.push_back({.storage = fetch.storage, .offset = fetch.offset, .size = fetch.size});
+    request.fetches.push_back({.storage = fetch.storage, .offset = fetch.offset, .size = fetch.size, .share = true});
   }
   auto ticket = std::make_shared<EmbeddedTicket>(wakeup_, counted_);
   request.sink = ticket;

@@ -55,11 +55,15 @@ class Upload {
   virtual std::span<std::byte> bytes() = 0;
 };
 
-// A fetched result: private memory of the caller that lives in registered memory where the transport has some.
+// A fetched result, in the memory where the node made it as far as the two can share. Nothing writes its bytes but the
+// caller, and nobody else sees what the caller writes.
 class Fetched {
  public:
   virtual ~Fetched() = default;
   virtual std::span<std::byte> bytes() = 0;
+  // Before the first write. False: the node still holds the same bytes; the caller writes to a copy of its own instead, which
+  // is counted here. May be asked again.
+  virtual bool claim() noexcept { return true; }
 };
 
 struct UploadRequest {
@@ -112,7 +116,8 @@ struct LinkCounters {
   uint64_t upload_copied_bytes = 0;  // by any CPU after the snapshot (0: the write itself was the snapshot)
   uint64_t fetches = 0;
   uint64_t fetch_bytes = 0;
-  uint64_t fetch_copied_bytes = 0;  // by any CPU between the storage and the caller's memory
+  // By any CPU, between the storage and the caller's memory, or later because one side wrote what both held.
+  uint64_t fetch_copied_bytes = 0;
 };
 
 class Link {
