@@ -24,8 +24,9 @@ void warn_no_hugepages_once(int error) {
   static std::atomic<bool> said{false};
   if (said.exchange(true)) return;
   GENIE_LOG_WARN(
-      "no 2 MiB hugepages ({}): memory arenas use ordinary pages, transfers are slower; reserve some with "
-      "'sysctl vm.nr_hugepages=N'",
+      "no 2 MiB hugepages ({}): memory arenas use transparent huge pages where the kernel finds some, and ordinary "
+      "ones; "
+      "reserve some with 'sysctl vm.nr_hugepages=N'",
       std::strerror(error));
 }
 
@@ -51,9 +52,9 @@ size_t page_bytes() noexcept {
 }
 
 Status prefault(std::byte* data, size_t size) noexcept {
-  if (::madvise(data, size, MADV_POPULATE_WRITE) == 0) return {};
-  // EINVAL: a kernel before 5.14, where touching is the only way.
-  if (errno != EINVAL) return Errc::kOutOfMemory;
+  // A kernel before 5.14 does not know it; there, touching is the only way.
+  static const bool known = ::madvise(nullptr, 0, MADV_POPULATE_WRITE) == 0;
+  if (known) return ::madvise(data, size, MADV_POPULATE_WRITE) == 0 ? Status() : Status(Errc::kOutOfMemory);
   const size_t step = page_bytes();
   for (size_t offset = 0; offset < size; offset += step) {
     auto* byte = reinterpret_cast<volatile unsigned char*>(data + offset);

@@ -67,14 +67,6 @@ struct SharedRegion {
   MemoryKey local;    // of the listener's own
 };
 
-// A client's request for memory, served a piece at a time so that a large one does not hold up the others.
-struct PendingAllocation {
-  uint64_t request = 0;
-  size_t size = 0;
-  size_t present = 0;
-  FileDescriptor fd;
-};
-
 struct Reply {
   ControlMessage message;
   FileDescriptor fd;
@@ -110,9 +102,8 @@ struct Endpoint {
 
   // Listening side.
   SlotTable<SharedRegion> shared;
-  size_t shared_regions = 0;  // with the requests that are being served
+  size_t shared_regions = 0;
   size_t shared_bytes = 0;
-  RingQueue<PendingAllocation> allocations;
 
   // Connecting side.
   uint64_t next_request = 1;

@@ -57,7 +57,6 @@ size_t ShmTransport::poll(std::span<Completion> out) {
 // The endpoint may be gone afterwards.
 void ShmTransport::scan(Endpoint& endpoint, std::span<Completion> out, size_t& filled) {
   const EndpointId id = endpoint.id;
-  if (!endpoint.allocations.empty() && !advance_allocations(endpoint)) return;
   if (endpoint.state == EndpointState::kOpen && endpoint.has_pending()) advance_pending(endpoint);
   const size_t before = filled;
   receive(endpoint, out, filled);
@@ -70,7 +69,7 @@ void ShmTransport::scan(Endpoint& endpoint, std::span<Completion> out, size_t& f
     if (state == RingState::kEmpty) end(endpoint, Errc::kDisconnected, Errc::kDisconnected);
     return;
   }
-  const bool idle = filled == before && !endpoint.has_pending() && endpoint.allocations.empty();
+  const bool idle = filled == before && !endpoint.has_pending();
   endpoint.idle_scans = idle ? endpoint.idle_scans + 1 : 0;
   if (endpoint.idle_scans < kIdleScans || scanned_.size() <= kScannedAlways) return;
   stop_scanning(*find(id));
@@ -219,7 +218,7 @@ void ShmTransport::wake_up(Endpoint& endpoint) {
 
 // Whether poll() could do something for the endpoint without its peer moving first.
 bool ShmTransport::has_work(Endpoint& endpoint) {
-  if (endpoint.state == EndpointState::kDraining || !endpoint.allocations.empty()) return true;
+  if (endpoint.state == EndpointState::kDraining) return true;
   if (endpoint.receiver->look() != RingState::kEmpty || endpoint.sender->corrupt()) return true;
   for (RingQueue<PendingOp>& queue : endpoint.pending) {
     if (queue.empty()) continue;

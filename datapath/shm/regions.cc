@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "datapath/memory/populate.h"
 #include "datapath/shm/transport_impl.h"
 
 namespace genie::datapath::shm {
@@ -105,6 +106,7 @@ Result<Region> ShmTransport::add_region(EndpointId endpoint, FileDescriptor fd, 
   Result<SharedMapping> mapping = SharedMapping::map(fd.get(), size);
   if (!mapping.ok()) return mapping.status();
   std::byte* data = mapping->data();
+  GENIE_TRY(populate_shared({data, size}));
   LocalRegion region;
   region.mapping = std::move(*mapping);
   region.fd = std::move(fd);
@@ -132,7 +134,6 @@ Result<Region> ShmTransport::allocate_here(Endpoint& endpoint, size_t size) {
   GENIE_TRY(check_quota(endpoint, size));
   Result<FileDescriptor> fd = make_sealed_memory(size);
   if (!fd.ok()) return fd.status();
-  GENIE_TRY(populate(fd->get(), 0, size));
   SharedRegion shared;
   shared.size = size;
   const RemoteKey key = add_shared(endpoint, std::move(shared));

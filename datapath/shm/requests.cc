@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "datapath/base/log.h"
-#include "datapath/memory/pages.h"
 #include "datapath/shm/transport_impl.h"
 
 namespace genie::datapath::shm {
@@ -12,8 +11,6 @@ namespace {
 
 // Datagrams of one endpoint that are handled before others get their turn; the rest stays readable.
 constexpr int kMessagesPerTurn = 32;
-// Of a client's request for memory, made present in one poll().
-constexpr size_t kPopulateStep = size_t{16} << 20;
 
 }  // namespace
 
@@ -70,7 +67,7 @@ bool ShmTransport::handle(Endpoint& endpoint, Incoming& incoming) {
 
 bool ShmTransport::handle_from_client(Endpoint& endpoint, const ControlMessage& message) {
   switch (message.type) {
-    case ControlType::kAllocate: begin_allocation(endpoint, message); return true;
+    case ControlType::kAllocate: allocate_for(endpoint, message); return true;
     case ControlType::kImport: reply_import(endpoint, message); return true;
     case ControlType::kRelease: {
       const Result<SharedRegion*> region = resolve(endpoint, message.key);
@@ -103,44 +100,21 @@ bool ShmTransport::handle_from_listener(Endpoint& endpoint, Incoming& incoming) 
   }
 }
 
-void ShmTransport::begin_allocation(Endpoint& endpoint, const ControlMessage& message) {
+// The client makes the memory present itself: that takes long for a large region, and others wait for this thread.
+void ShmTransport::allocate_for(Endpoint& endpoint, const ControlMessage& message) {
   const auto refuse = [&](Errc why) { reply(endpoint, ControlType::kAllocateReply, message.request, why); };
   const Status quota = check_quota(endpoint, message.size);
   if (!quota.ok()) return refuse(quota.code());
   Result<FileDescriptor> fd = make_sealed_memory(message.size);
   if (!fd.ok()) return refuse(fd.code());
   charge(endpoint, message.size);
-  endpoint.allocations.push(PendingAllocation{message.request, message.size, 0, std::move(*fd)});
-  start_scanning(endpoint);
-}
-
-// One step of the oldest request. The endpoint may be gone afterwards: false.
-bool ShmTransport::advance_allocations(Endpoint& endpoint) {
-  const EndpointId id = endpoint.id;
-  PendingAllocation& allocation = endpoint.allocations.front();
-  const size_t total = round_up(allocation.size, page_bytes());
-  const size_t step = std::min(kPopulateStep, total - allocation.present);
-  const Status present = populate(allocation.fd.get(), allocation.present, step);
-  allocation.present += step;
-  if (present.ok() && allocation.present < total) return true;
-  PendingAllocation done = endpoint.allocations.pop();
-  if (present.ok()) {
-    finish_allocation(endpoint, std::move(done));
-  } else {
-    refund(endpoint, done.size);
-    reply(endpoint, ControlType::kAllocateReply, done.request, present.code());
-  }
-  return find(id) != nullptr;
-}
-
-void ShmTransport::finish_allocation(Endpoint& endpoint, PendingAllocation allocation) {
   SharedRegion region;
-  region.size = allocation.size;
+  region.size = message.size;
   region.of_client = true;
-  region.fd = std::move(allocation.fd);
-  const int fd = region.fd.get();
+  region.fd = std::move(*fd);
+  const int to_pass = region.fd.get();
   const RemoteKey key = add_shared(endpoint, std::move(region));
-  reply(endpoint, ControlType::kAllocateReply, allocation.request, Errc::kOk, key, fd);
+  reply(endpoint, ControlType::kAllocateReply, message.request, Errc::kOk, key, to_pass);
 }
 
 void ShmTransport::reply_import(Endpoint& endpoint, const ControlMessage& message) {

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "datapath/memory/pages.h"
+#include "datapath/memory/populate.h"
 
 namespace genie::datapath {
 namespace {
@@ -68,13 +69,18 @@ Result<SharedMapping> SharedMapping::map(int fd, size_t size) {
     return Status(Errc::kProtocol, "the peer's shared memory has another size than its key");
   }
   if ((seals & F_SEAL_WRITE) != 0) return Errc::kStale;
-  void* data = ::mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
-  if (data == MAP_FAILED) {
-    if (errno == EPERM) return Errc::kStale;  // sealed in between
-    return system_error("cannot map shared memory");
+  std::byte* const at = reserve_aligned(rounded);
+  if (at == nullptr) return system_error("cannot map shared memory");
+  // A small one is mapped page by page now; a large one as it is used, since that may take long.
+  const int present = rounded < kHugePageBytes ? MAP_POPULATE : 0;
+  if (::mmap(at, rounded, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | present, fd, 0) == MAP_FAILED) {
+    const Status why = errno == EPERM ? Status(Errc::kStale)  // sealed in between
+                                      : system_error("cannot map shared memory");
+    ::munmap(at, rounded);
+    return why;
   }
   SharedMapping mapping;
-  mapping.data_ = static_cast<std::byte*>(data);
+  mapping.data_ = at;
   mapping.mapped_ = rounded;
   return mapping;
 }

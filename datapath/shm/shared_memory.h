@@ -34,7 +34,8 @@ class SharedMapping {
   ~SharedMapping();
 
   // Maps a descriptor that may come from a peer: kProtocol unless it is a memfd of the right size that is sealed against
-  // resizing, kStale when it is sealed against writing (somebody took it).
+  // resizing, kStale when it is sealed against writing (somebody took it). A large one lies at a multiple of 2 MiB and is
+  // not present yet: populate_shared() is for whoever writes it first.
   static Result<SharedMapping> map(int fd, size_t size);
 
   std::byte* data() const noexcept { return data_; }

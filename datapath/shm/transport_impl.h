@@ -73,9 +73,7 @@ class ShmTransport final : public Transport {
   bool handle(Endpoint& endpoint, Incoming& incoming);
   bool handle_from_client(Endpoint& endpoint, const ControlMessage& message);
   bool handle_from_listener(Endpoint& endpoint, Incoming& incoming);
-  void begin_allocation(Endpoint& endpoint, const ControlMessage& message);
-  bool advance_allocations(Endpoint& endpoint);
-  void finish_allocation(Endpoint& endpoint, PendingAllocation allocation);
+  void allocate_for(Endpoint& endpoint, const ControlMessage& message);
   void reply_import(Endpoint& endpoint, const ControlMessage& message);
   void reply(Endpoint& endpoint, ControlType type, uint64_t request, Errc status, const RemoteKey& key = {},
              int fd = -1);
