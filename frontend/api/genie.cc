@@ -39,7 +39,14 @@ StorageState& state_of(const at::Tensor& tensor) {
 void add(Stats& out, SessionCore& core) {
   auto& counters = core.counters();
   const auto link = core.link().counters();
-  out.captured_ops += counters.captured;
+  for (frontend::Stream* stream : core.streams()) {
+    out.captured_ops += stream->captured.load(std::memory_order_relaxed);
+    out.shapes_cached += stream->shapes_cached.load(std::memory_order_relaxed);
+    const std::lock_guard<frontend::SpinLock> guard(stream->lock);
+    for (const frontend::RecordEntry& record : stream->open.records) {
+      if (!record.op->bookkeeping) ++out.captured_by_op[record.op->name];
+    }
+  }
   out.executed_ops += counters.executed;
   out.pruned_ops += counters.pruned;
   out.client_fallbacks += counters.client_fallbacks;
@@ -51,7 +58,6 @@ void add(Stats& out, SessionCore& core) {
   out.templates_registered += link.templates_registered;
   out.template_hits += counters.template_hits;
   out.template_misses += counters.template_misses;
-  out.shapes_cached += counters.shape_cache;
   out.shapes_own += counters.shape_own;
   out.shapes_meta += counters.shape_meta;
   out.shapes_from_node += counters.shape_node;
@@ -71,7 +77,7 @@ void add(Stats& out, SessionCore& core) {
 // Operators are counted per process.
 void add_operators(Stats& out) {
   for (const auto* op : frontend::all_op_infos()) {
-    if (const uint64_t captured = op->captured) out.captured_by_op[op->name] = captured;
+    if (const uint64_t captured = op->captured) out.captured_by_op[op->name] += captured;  // and what is open, above
     if (const uint64_t executed = op->executed) out.executed_by_op[op->name] = executed;
   }
 }

@@ -24,6 +24,7 @@
 #include "frontend/capture/copies.h"
 #include "frontend/capture/recorder.h"
 #include "frontend/capture/registry.h"
+#include "frontend/capture/typed_kernels.h"
 #include "frontend/device/backend.h"
 
 namespace genie::frontend {
@@ -257,6 +258,7 @@ bool wants_capture(const c10::OperatorHandle& op) {
   const auto& schema = op.schema();
   if (is_random_composition(op)) return false;
   if (op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd)) return false;
+  if (has_typed_kernel(schema.operator_name())) return false;
   if (is_own(schema.operator_name()) || is_left_alone(schema.operator_name()) || is_view(op)) return false;
   for (const auto& result : schema.returns()) {
     const auto kind = result.type()->kind();

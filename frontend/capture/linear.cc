@@ -6,6 +6,7 @@
 // can be differentiated again. What is rare (other layouts, forward-mode derivatives, complex numbers) is left to the pieces.
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/linear_native.h>
+#include <ATen/ops/linear_ops.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/node.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -13,7 +14,7 @@
 
 #include <mutex>
 
-#include "frontend/capture/recorder.h"
+#include "frontend/capture/typed_kernels.h"
 
 namespace genie::frontend {
 namespace {
@@ -21,11 +22,9 @@ namespace {
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
+// The typed kernel itself: below autograd there is nothing between.
 at::Tensor record_linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
-  static OpInfo& op = op_info("aten::linear", "");
-  torch::jit::Stack stack{input, weight, bias};
-  record_call(op, stack);
-  return std::move(stack.back()).toTensor();
+  return typed::Kernel<at::_ops::linear>::call(input, weight, bias);
 }
 
 // As autograd's formulas for mm ask it: such a factor gets its gradient in its own layout.
@@ -110,7 +109,6 @@ at::Tensor linear_with_autograd(const at::Tensor& input, const at::Tensor& weigh
   return result;
 }
 
-TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) { library.impl("linear", TORCH_FN(record_linear)); }
 TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) { library.impl("linear", TORCH_FN(linear_with_autograd)); }
 
 }  // namespace

@@ -115,6 +115,7 @@ void fill(OpInfo& info) {
                             name == "aten::_index_put_impl_" || name == "aten::_index_put_impl" ||
                             name == "genie::set_generator_state";
   info.mixes_devices = name == "aten::copy_";
+  info.bookkeeping = name == "genie::alloc";
   info.hidden_running_stats = name == "aten::native_batch_norm";
   info.has_meta = info.handle.hasKernelForDispatchKey(c10::DispatchKey::Meta) ||
                   info.handle.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) ||

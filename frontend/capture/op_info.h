@@ -67,8 +67,9 @@ struct OpInfo {
   bool hidden_running_stats = false;  // native_batch_norm writes arguments 3 and 4 in training
   bool resizes_out = false;           // an out= variant
   bool has_meta = false;
+  bool bookkeeping = false;  // ours, not the program's: genie::alloc
   ShapeFunction shape = nullptr;
-  std::atomic<uint64_t> captured{0};
+  std::atomic<uint64_t> captured{0};  // in segments that were flushed
   std::atomic<uint64_t> executed{0};
 };
 

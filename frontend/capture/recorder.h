@@ -6,9 +6,13 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/stack.h>
+#include <c10/util/FunctionRef.h>
 
+#include "frontend/capture/call.h"
+#include "frontend/capture/lazy_tensor.h"
 #include "frontend/capture/op_info.h"
 #include "frontend/capture/session_core.h"
+#include "frontend/capture/shapes.h"
 
 namespace genie::frontend {
 
@@ -16,14 +20,10 @@ namespace genie::frontend {
 // refuses, genie::Error for a poisoned operand or a lost session.
 void record_call(OpInfo& op, torch::jit::Stack& stack);
 
-// A tensor on the device over a new storage; nothing is recorded (its content is undefined until something writes it).
-at::Tensor make_lazy(SessionCore& core, c10::Device device, at::IntArrayRef sizes, at::IntArrayRef strides,
-                     c10::ScalarType dtype);
-// Over an existing state; takes over one reference.
-at::Tensor make_lazy_over(StorageState* state, c10::Device device, at::IntArrayRef sizes, at::IntArrayRef strides,
-                          c10::ScalarType dtype);
-
-// The state of a remote tensor; throws for a tensor that is not one, and rethrows the error of a poisoned one.
-StorageState& usable_state(const at::Tensor& tensor);
+// Records an encoded call and leaves its new tensors in call.results, lists flattened, arguments that are returned left out.
+// `boxed` gives the arguments as IValues; asked only where the shape of a result is not known yet, or an argument is resized.
+// Returns what was inferred: null where the node had to say.
+using BoxedArguments = c10::function_ref<c10::ArrayRef<c10::IValue>()>;
+const OutputMeta* record(OpInfo& op, Call& call, BoxedArguments boxed);
 
 }  // namespace genie::frontend

@@ -31,6 +31,16 @@ struct StreamTag final : c10::DebugInfoBase {
 constexpr std::string_view kTagName = "GENIE_STREAM";
 constexpr c10::DebugInfoKind kTagKind(&kTagName);
 
+constexpr uint64_t kNumberBlock = 1024;
+
+// Numbers for storages that a thread may give out.
+struct NumberBlock {
+  const SessionCore* core = nullptr;
+  uint64_t next = 0;
+  uint64_t end = 0;
+};
+[[gnu::tls_model("initial-exec")]] thread_local NumberBlock number_block;
+
 }  // namespace
 
 const char* flush_reason_name(FlushReason reason) {
@@ -70,7 +80,14 @@ Result<std::shared_ptr<SessionCore>> SessionCore::connect(std::string_view uri, 
 SessionCore::~SessionCore() { close(); }
 
 StorageState* SessionCore::new_storage(uint64_t size_bytes) {
-  auto* state = new StorageState(this, next_storage_.fetch_add(1, std::memory_order_relaxed));
+  // Numbers are taken in blocks, so that threads do not meet at one counter.
+  NumberBlock& block = number_block;
+  if (block.core != this || block.next == block.end) {
+    block.core = this;
+    block.next = next_storage_.fetch_add(kNumberBlock, std::memory_order_relaxed);
+    block.end = block.next + kNumberBlock;
+  }
+  auto* state = new StorageState(this, block.next++);
   state->size_bytes = size_bytes;
   return state;
 }
@@ -254,6 +271,9 @@ class Flush {
       expected = number;
       slot.state->reader.compare_exchange_strong(expected, 0, std::memory_order_acq_rel);
       slot.state->release();
+    }
+    for (const RecordEntry& record : stream_.open.records) {
+      if (!record.op->bookkeeping) record.op->captured.fetch_add(1, std::memory_order_relaxed);
     }
     stream_.shared_slots.clear();
     std::swap(stream_.last, stream_.open);

@@ -31,10 +31,10 @@ struct CaptureLimits {
 };
 
 struct CaptureCounters {
-  std::atomic<uint64_t> captured{0}, executed{0}, pruned{0};
+  std::atomic<uint64_t> executed{0}, pruned{0};  // what is captured, and shapes that were cached: see Stream
   std::atomic<uint64_t> flushes[static_cast<size_t>(FlushReason::kCount)]{};
   std::atomic<uint64_t> template_hits{0}, template_misses{0};
-  std::atomic<uint64_t> shape_cache{0}, shape_own{0}, shape_meta{0}, shape_node{0};
+  std::atomic<uint64_t> shape_own{0}, shape_meta{0}, shape_node{0};
   std::atomic<uint64_t> client_fallbacks{0};
   std::atomic<uint64_t> snapshot_bytes{0};     // written once from the program's CPU tensors into network-ready memory
   std::atomic<uint64_t> user_copied_bytes{0};  // fetched, then copied into a tensor that the program brought

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <utility>
 
 namespace genie::frontend {
 namespace {
@@ -58,10 +59,21 @@ class Cache {
   std::vector<const CacheEntry*> table_ = std::vector<const CacheEntry*>(1024, nullptr);
 };
 
-Cache& cache() {
-  thread_local Cache instance;
-  return instance;
+// A plain pointer in the thread's static block: reading it costs one instruction, also from a shared library.
+[[gnu::tls_model("initial-exec")]] thread_local Cache* thread_cache = nullptr;
+
+struct Cleanup {
+  ~Cleanup() { delete std::exchange(thread_cache, nullptr); }
+};
+
+Cache& make_cache() {
+  static thread_local Cleanup cleanup;
+  (void)cleanup;
+  thread_cache = new Cache;
+  return *thread_cache;
 }
+
+Cache& cache() { return thread_cache != nullptr ? *thread_cache : make_cache(); }
 
 uint64_t hash_of(const OpInfo& op, std::span<const int64_t> key) {
   return XXH3_64bits_withSeed(key.data(), key.size_bytes(), op.index);
@@ -207,13 +219,14 @@ void ShapeRequest::add_undefined() {
   out.tensors.push_back(TensorMeta{.defined = false});
 }
 
-const OutputMeta* infer(const OpInfo& op, c10::ArrayRef<c10::IValue> args, std::span<const int64_t> key,
-                        ShapeSource& source) {
+const OutputMeta* infer(const OpInfo& op, std::span<const int64_t> key,
+                        c10::function_ref<c10::ArrayRef<c10::IValue>()> boxed, ShapeSource& source) {
   const uint64_t hash = hash_of(op, key);
   if (const OutputMeta* known = cache().find(op, key, hash)) {
     source = ShapeSource::kCache;
     return known;
   }
+  const c10::ArrayRef<c10::IValue> args = boxed();
   OutputMeta outputs;
   if (op.shape != nullptr) {
     ShapeRequest request{op, args, outputs};

@@ -7,6 +7,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/stack.h>
+#include <c10/util/FunctionRef.h>
 
 #include <cstdint>
 #include <memory>
@@ -25,6 +26,8 @@ struct TensorMeta {
   c10::SmallVector<int64_t, 5> sizes;
   c10::SmallVector<int64_t, 5> strides;
   uint64_t storage_bytes = 0;  // dense, from offset 0
+  // A tensor without storage that looks so; made with the first result.
+  mutable c10::intrusive_ptr<c10::TensorImpl> prototype;
 };
 
 // One entry per tensor result, lists flattened; `list_length` says how many belong to a list result (-1: not a list).
@@ -57,8 +60,8 @@ enum class ShapeSource { kCache, kOwn, kMeta, kNone };
 
 // `key` is the request as words (structure and integers). Null when nobody on the client knows. Throws what the meta kernel
 // throws for a request that the operator refuses. The answer is valid until the thread's next call.
-const OutputMeta* infer(const OpInfo& op, c10::ArrayRef<c10::IValue> args, std::span<const int64_t> key,
-                        ShapeSource& source);
+const OutputMeta* infer(const OpInfo& op, std::span<const int64_t> key,
+                        c10::function_ref<c10::ArrayRef<c10::IValue>()> boxed, ShapeSource& source);
 // Remembers what a node reported.
 void remember(const OpInfo& op, std::span<const int64_t> key, OutputMeta meta);
 

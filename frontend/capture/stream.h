@@ -106,6 +106,9 @@ struct Stream {
   std::atomic<bool> abandoned{false};    // its thread ended; another may take it over
   std::vector<PendingUpload> uploads;
   uint64_t upload_bytes = 0;
+  // Written by who holds the lock, read by anybody.
+  std::atomic<uint64_t> captured{0};
+  std::atomic<uint64_t> shapes_cached{0};
   // Filled only for storages that several streams read at once.
   std::unordered_map<StorageState*, uint32_t> shared_slots;
 
