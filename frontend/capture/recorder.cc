@@ -1,5 +1,7 @@
 #include "frontend/capture/recorder.h"
 
+#include <ATen/native/Resize.h>
+
 #include <optional>
 
 #include "frontend/capture/encoder.h"
@@ -204,16 +206,51 @@ bool in_order(const Stream& stream, const StorageState& state, bool write) {
          (!write || !state.many_readers.load(std::memory_order_acquire));
 }
 
+// "nonzero.out" -> "nonzero": the variant that makes its result, when it takes the same arguments but the last ones.
+std::optional<c10::OperatorHandle> functional_variant(const OpInfo& op) {
+  const c10::OperatorName& name = op.handle.operator_name();
+  std::string overload = name.overload_name;
+  overload.resize(overload.rfind("out"));
+  if (overload.ends_with('_')) overload.pop_back();
+  const auto found = c10::Dispatcher::singleton().findSchema({name.name, overload});
+  if (!found.has_value()) return std::nullopt;
+  const auto& ours = op.handle.schema().arguments();
+  const auto& theirs = found->schema().arguments();
+  if (theirs.size() + op.returns.size() != ours.size()) return std::nullopt;
+  for (size_t i = 0; i < theirs.size(); ++i) {
+    if (*ours[i].type() != *theirs[i].type()) return std::nullopt;
+  }
+  return found;
+}
+
+// An out= variant whose size only the node knows: its result is made first, then the argument takes its size and its values.
+void record_by_functional(OpInfo& op, torch::jit::Stack& stack) {
+  const auto functional = functional_variant(op);
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      functional.has_value(), op.name,
+      ": the size of its result is only known on the node, so that it cannot go into an out= tensor; call the "
+      "variant without out=");
+  const size_t inputs = op.args.size() - op.returns.size();
+  torch::jit::Stack call(torch::jit::last(stack, op.args.size()).slice(0, inputs).vec());
+  functional->callBoxed(call);
+  torch::jit::Stack outs;
+  for (size_t i = 0; i < op.returns.size(); ++i) {
+    at::Tensor out = torch::jit::peek(stack, i, op.returns.size()).toTensor();
+    const at::Tensor& value = call[i].toTensor();
+    at::native::resize_output(out, value.sizes());
+    out.copy_(value);
+    outs.emplace_back(std::move(out));
+  }
+  torch::jit::drop(stack, op.args.size());
+  for (c10::IValue& out : outs) stack.push_back(std::move(out));
+}
+
 }  // namespace
 
 const OutputMeta* record(OpInfo& op, Call& call, BoxedArguments boxed) {
   SessionCore& core = *call.core;
   ShapeSource source = ShapeSource::kCache;
   const OutputMeta* metas = infer(op, call.key, boxed, source);
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      metas != nullptr || !op.resizes_out, op.name,
-      ": the size of its result is only known on the node, so that it cannot go into an out= tensor; call the "
-      "variant without out=");
   encode_outputs(op, metas, call);
 
   Stream& stream = core.current_stream();
@@ -251,7 +288,12 @@ void record_call(OpInfo& op, torch::jit::Stack& stack) {
   for (const c10::IValue& arg : args) encoder.place(arg);
   encoder.begin(args.size(), op.returns.size());
   for (size_t i = 0; i < args.size(); ++i) encoder.encode(op.args[i], args[i], is_write(op, args, i));
-  const OutputMeta* metas = record(op, call, [&] { return args; });
+  const auto boxed = [&] { return args; };
+  if (op.resizes_out) {
+    ShapeSource source;
+    if (infer(op, call.key, boxed, source) == nullptr) return record_by_functional(op, stack);
+  }
+  const OutputMeta* metas = record(op, call, boxed);
 
   c10::SmallVector<c10::IValue, 4> results;
   push_results(op, metas, call, results, args);

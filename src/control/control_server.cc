@@ -197,6 +197,12 @@ Status GrpcControlServer::start() {
     Result<std::string> address = grpc_address(options_.listen[i]);
     GENIE_TRY(address.status());
     if (address->starts_with("unix:")) GENIE_TRY(check_free(address->substr(5)));
+    if (options_.token.empty() && !address->starts_with("unix:")) {
+      GENIE_LOG_WARN(
+          "{} takes sessions from anybody who reaches it, unencrypted: give a --token-file, and keep it to a network "
+          "that you trust",
+          options_.listen[i]);
+    }
     builder.AddListeningPort(*address, grpc::InsecureServerCredentials(), &ports[i]);
   }
   builder.RegisterService(&service_);

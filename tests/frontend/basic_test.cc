@@ -90,13 +90,16 @@ TEST_F(Basic, OutVariantsWithoutAClientShape) {
   const auto x = torch::randn({4, 3});
   const auto index = torch::tensor({2, 0});
   auto out = torch::empty({0}, kRemote);
-  try {
-    torch::index_select_out(out, x.to(kRemote), 0, index.to(kRemote));
-    EXPECT_TRUE(torch::equal(out.cpu(), x.index_select(0, index)));
-  } catch (const c10::NotImplementedError& error) {
-    EXPECT_NE(std::string(error.what()).find("without out="), std::string::npos);
-  }
-  EXPECT_THROW(torch::nonzero_out(out, x.to(kRemote)), c10::NotImplementedError);
+  torch::index_select_out(out, x.to(kRemote), 0, index.to(kRemote));
+  EXPECT_TRUE(torch::equal(out.cpu(), x.index_select(0, index)));
+  auto places = torch::empty({0}, torch::TensorOptions(kRemote).dtype(torch::kLong));
+  torch::nonzero_out(places, x.to(kRemote).gt(0));
+  EXPECT_TRUE(torch::equal(places.cpu(), x.gt(0).nonzero())) << "a size that only the node knows";
+  auto chosen = torch::zeros({64}, kRemote).slice(0, 3, 3);
+  torch::masked_select_out(chosen, x.to(kRemote), x.to(kRemote).gt(0));
+  EXPECT_TRUE(torch::equal(chosen.cpu(), x.masked_select(x.gt(0))));
+  auto wrong = torch::empty({0}, kRemote);
+  EXPECT_THROW(torch::nonzero_out(wrong, x), c10::Error) << "an operand on the CPU";
   auto whole = torch::zeros({8}, kRemote);
   auto part = whole.slice(0, 4, 4);
   const auto a = torch::randn({3});
