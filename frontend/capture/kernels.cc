@@ -257,7 +257,11 @@ bool is_random_composition(const c10::OperatorHandle& op) {
 bool wants_capture(const c10::OperatorHandle& op) {
   const auto& schema = op.schema();
   if (is_random_composition(op)) return false;
-  if (op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd)) return false;
+  // A composition is captured by its pieces, unless the CPU has a kernel for the whole (silu_backward): its numbers count.
+  if (op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) &&
+      !op.hasKernelForDispatchKey(c10::DispatchKey::CPU)) {
+    return false;
+  }
   if (has_typed_kernel(schema.operator_name())) return false;
   if (is_own(schema.operator_name()) || is_left_alone(schema.operator_name()) || is_view(op)) return false;
   for (const auto& result : schema.returns()) {

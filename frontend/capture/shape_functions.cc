@@ -70,17 +70,21 @@ c10::ScalarType statistics_type(const ShapeRequest& request, size_t weight) {
   return request.has_tensor(weight) ? request.tensor(weight).scalar_type() : request.tensor(0).scalar_type();
 }
 
-// native_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
-bool batch_norm(ShapeRequest& request) {
+bool batch_norm_results(ShapeRequest& request, bool training) {
   const at::Tensor& input = request.tensor(0);
   if (input.dim() < 2) return false;
   request.add_like(input);
-  const bool training = request.args[5].toBool();
   const int64_t saved = training ? input.size(1) : 0;
   request.add({saved}, statistics_type(request, 1));
   request.add({saved}, statistics_type(request, 1));
   return true;
 }
+
+// native_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
+bool batch_norm(ShapeRequest& request) { return batch_norm_results(request, request.args[5].toBool()); }
+
+// _native_batch_norm_legit.no_stats(input, weight, bias, training, momentum, eps)
+bool batch_norm_no_stats(ShapeRequest& request) { return batch_norm_results(request, request.args[3].toBool()); }
 
 // native_batch_norm_backward(grad_out, input, weight, running_mean, running_var, save_mean, save_invstd, train, eps, mask)
 bool batch_norm_backward(ShapeRequest& request) {
@@ -234,6 +238,15 @@ bool alloc(ShapeRequest& request) {
   return true;
 }
 
+// _histogramdd_bin_edges(self, bins, ...): one row of edges per dimension
+bool bin_edges(ShapeRequest& request) {
+  const auto bins = request.args[1].toIntVector();
+  request.out.list_length.push_back(static_cast<int32_t>(bins.size()));
+  for (const int64_t count : bins)
+    request.out.tensors.push_back(dense_meta({count + 1}, {1}, request.tensor(0).scalar_type()));
+  return true;
+}
+
 bool no_results(ShapeRequest&) { return true; }
 
 }  // namespace
@@ -244,6 +257,8 @@ ShapeFunction find_shape_function(std::string_view name) {
       {"aten::convolution", convolution},
       {"aten::convolution_backward", convolution_backward},
       {"aten::native_batch_norm", batch_norm},
+      {"aten::_native_batch_norm_legit", batch_norm},
+      {"aten::_native_batch_norm_legit.no_stats", batch_norm_no_stats},
       {"aten::native_batch_norm_backward", batch_norm_backward},
       {"aten::native_layer_norm", layer_norm},
       {"aten::native_layer_norm_backward", layer_norm_backward},
@@ -254,6 +269,7 @@ ShapeFunction find_shape_function(std::string_view name) {
       {"aten::index_select", index_select},
       {"aten::_scaled_dot_product_flash_attention_for_cpu", flash_attention},
       {"aten::_scaled_dot_product_flash_attention_for_cpu_backward", flash_attention_backward},
+      {"aten::_histogramdd_bin_edges", bin_edges},
       {"aten::randperm.generator_out", randperm_out},
       {"genie::alloc", alloc},
       {"genie::generator_state", generator_state},

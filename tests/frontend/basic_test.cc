@@ -150,6 +150,46 @@ TEST_F(Basic, BackwardEqualsEager) {
   EXPECT_TRUE(torch::equal(local.second, remote.second));
 }
 
+TEST_F(Basic, OperatorsWhoseMetaKernelsMisleadAreRight) {
+  const auto table = torch::randn({10, 3});
+  const auto index = torch::tensor({1, 2, 4, 5, 4, 3});
+  const auto offsets = torch::tensor({0, 3});
+  for (const int64_t mode : {0, 1, 2}) {
+    const auto local = torch::embedding_bag(table, index, offsets, false, mode);
+    const auto remote = torch::embedding_bag(table.to(kRemote), index.to(kRemote), offsets.to(kRemote), false, mode);
+    EXPECT_TRUE(torch::equal(std::get<0>(remote).cpu(), std::get<0>(local))) << mode;
+  }
+  const auto x = torch::randn({4, 2, 3});
+  const auto mean = torch::randn({2});
+  const auto variance = torch::rand({2});
+  for (const bool training : {true, false}) {
+    auto [m, v] = std::pair{mean.clone(), variance.clone()};
+    auto [rm, rv] = std::pair{mean.to(kRemote), variance.to(kRemote)};
+    const auto local = torch::_native_batch_norm_legit(x, {}, {}, m, v, training, 0.1, 1e-5);
+    const auto remote = torch::_native_batch_norm_legit(x.to(kRemote), {}, {}, rm, rv, training, 0.1, 1e-5);
+    EXPECT_TRUE(torch::equal(std::get<0>(remote).cpu(), std::get<0>(local)));
+    EXPECT_TRUE(torch::equal(std::get<1>(remote).cpu(), std::get<1>(local)));
+    EXPECT_TRUE(torch::equal(rm.cpu(), m));
+  }
+  const auto points = torch::rand({20, 2});
+  const auto local = torch::histogramdd(points, torch::IntArrayRef({4, 5}));
+  const auto remote = torch::histogramdd(points.to(kRemote), torch::IntArrayRef({4, 5}));
+  EXPECT_TRUE(torch::equal(std::get<0>(remote).cpu(), std::get<0>(local)));
+  EXPECT_TRUE(torch::equal(std::get<1>(remote)[1].cpu(), std::get<1>(local)[1]));
+}
+
+TEST_F(Basic, GradientsThatTheCpuComputesWholeAreEquals) {
+  for (const auto function : {torch::silu, torch::mish}) {
+    const auto host = torch::randn({20});
+    const auto here = host.clone().requires_grad_();
+    const auto there = host.to(kRemote).requires_grad_();
+    const auto weights = torch::randn({20});
+    function(here).backward(weights);
+    function(there).backward(weights.to(kRemote));
+    EXPECT_TRUE(torch::equal(there.grad().cpu(), here.grad()));
+  }
+}
+
 TEST_F(Basic, ManualSeedGivesTheSameNumbers) {
   torch::manual_seed(11);
   const auto local = torch::randn({5, 5});
