@@ -48,6 +48,15 @@ struct Region {
   RemoteKey remote;  // what the peer needs to address it
 };
 
+// Memory that a peer has handed over, made usable here by take().
+struct Taken {
+  Buffer memory;  // of this process alone: what is written here is seen by nobody else
+  // Nobody can write the bytes that were handed over any more. False where that could not be made sure (a peer that keeps
+  // a way to write): whoever relies on the bytes copies them first.
+  bool final = false;
+  size_t resident_bytes = 0;  // what the memory costs this machine
+};
+
 // A peer's region, made usable here by import_region().
 struct RemoteRegion {
   uint32_t index = UINT32_MAX;
@@ -113,13 +122,22 @@ class Transport {
   virtual Result<Region> register_memory(std::span<std::byte> memory, MemoryKind kind) = 0;
   // Frees (or unregisters) a region. kBusy while posted operations use it; kStale for an old key.
   virtual Status release(MemoryKey key) = 0;
-  // Takes the region out of the peer's reach for ever and hands it over as private memory, without a copy; the key is
-  // then stale. kBusy while the peer still maps it (kPermission where a hostile peer made it impossible: copy instead).
-  // Regions and imports stay valid memory when their endpoint ends, until they are released, taken or dropped.
-  virtual Result<Buffer> take_private(MemoryKey key) = 0;
   // Makes a peer's region addressable; forged or stale keys: kPermission or kStale.
   virtual Result<RemoteRegion> import_region(EndpointId endpoint, const RemoteKey& key) = 0;
   virtual Status drop_import(const RemoteRegion& region) = 0;
+  // Regions and imports stay valid memory when their endpoint ends, until they are released, handed over or dropped.
+
+  // -- Handing memory over: bytes that become the peer's for good, without a copy where the transport can -----------------
+  // Memory that the peer does not reach before it is handed over. Zeroed; nothing of it is present yet, so that a tail that
+  // stays unused costs none.
+  virtual Result<Region> prepare(EndpointId endpoint, size_t size) = 0;
+  // Gives the first `size` bytes of prepared memory to the peer: it is gone from this side, and the local key stale. The
+  // peer can take it once a message that is sent afterwards has arrived. Blocks at most while the peer's control channel
+  // is full.
+  virtual Result<RemoteKey> hand_over(MemoryKey key, size_t size, Deadline deadline) = 0;
+  // Makes what the peer has handed over this side's own; a key is good once. kNotFound for one that was not handed over,
+  // kQuotaExceeded when it went beyond this side's limits.
+  virtual Result<Taken> take(EndpointId endpoint, const RemoteKey& key) = 0;
 
   // -- Data (kAgain: nothing was posted, poll and try again) -----------------------------------------------------------
   // Order: per endpoint and class, the peer sees messages and notifications as they were posted, each after the bytes of

@@ -60,8 +60,10 @@ void run_upload(Harness& harness) {
   at::set_num_threads(1);
   const NodeProcess node(1);
   const Session session = Session::connect(node.uri());
+  constexpr uint64_t kKiB = uint64_t{1} << 10;
+  constexpr uint64_t kMiB = uint64_t{1} << 20;
   for (const uint64_t bytes :
-       {uint64_t{64}, uint64_t{4} << 10, uint64_t{64} << 10, uint64_t{1} << 20, uint64_t{64} << 20}) {
+       {uint64_t{64}, 4 * kKiB, 64 * kKiB, 256 * kKiB, kMiB, 4 * kMiB, 16 * kMiB, 64 * kMiB, 256 * kMiB}) {
     measure(harness, session, bytes);
   }
 }

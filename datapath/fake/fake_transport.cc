@@ -169,17 +169,6 @@ Status FakeTransport::release(MemoryKey key) {
   return {};
 }
 
-Result<Buffer> FakeTransport::take_private(MemoryKey key) {
-  FakeRegion* region = regions_.find(key.index, key.generation);
-  if (region == nullptr) return regions_.why(key.index, key.generation);
-  if (region->users != 0 || region->memory->imports != 0) return Errc::kBusy;
-  if (region->memory->owned == nullptr) return Status(Errc::kUnsupported, "the memory belongs to its caller already");
-  const size_t size = region->memory->size;
-  std::byte* data = region->memory->owned.release();
-  forget(key, *region);
-  return Buffer(data, size, MemoryKey(), &free_bytes, nullptr);
-}
-
 Result<FakeRegion*> FakeTransport::resolve(EndpointId asked_by, const RemoteKey& key) {
   const auto fields = std::bit_cast<KeyFields>(key);
   FakeRegion* region = regions_.find(fields.index, fields.generation);
@@ -211,6 +200,55 @@ Status FakeTransport::drop_import(const RemoteRegion& region) {
   --import->memory->imports;
   imports_.erase(region.index, region.generation);
   return {};
+}
+
+// -- Handing memory over
+
+Result<Region> FakeTransport::prepare(EndpointId id, size_t size) {
+  End* found = find(id);
+  if (found == nullptr || found->peer == nullptr) return Errc::kDisconnected;
+  if (size == 0 || size > SIZE_MAX / 4) return Status(Errc::kInvalidArgument, "size of a region out of range");
+  auto memory = std::make_shared<Memory>();
+  memory->owned.reset(new std::byte[size]());
+  memory->data = memory->owned.get();
+  memory->size = size;
+  Result<Region> region = add_region(id, nullptr, std::move(memory));
+  regions_.find(region->key.index, region->key.generation)->prepared = true;
+  region->remote = RemoteKey();
+  return region;
+}
+
+Result<RemoteKey> FakeTransport::hand_over(MemoryKey key, size_t size, Deadline) {
+  FakeRegion* region = regions_.find(key.index, key.generation);
+  if (region == nullptr) return regions_.why(key.index, key.generation);
+  if (!region->prepared || size == 0 || size > region->memory->size) {
+    return Status(Errc::kInvalidArgument, "only prepared memory can be handed over, and no more than there is");
+  }
+  if (region->users != 0) return Errc::kBusy;
+  End* found = find(region->endpoint);
+  if (found == nullptr || found->peer == nullptr) return Errc::kDisconnected;
+  const KeyFields fields{key.index, key.generation, size, {core_->random(), core_->random()}};
+  End& there = *found->peer->find(found->peer_id);
+  there.handed_over.emplace(fields.nonce[0],
+                            HandedOver{region->memory, size, size > there.account->limits.max_bytes_per_endpoint});
+  forget(key, *region);
+  return std::bit_cast<RemoteKey>(fields);
+}
+
+Result<Taken> FakeTransport::take(EndpointId id, const RemoteKey& key) {
+  End* found = find(id);
+  if (found == nullptr) return Errc::kDisconnected;
+  const auto handed = found->handed_over.find(std::bit_cast<KeyFields>(key).nonce[0]);
+  if (handed == found->handed_over.end() || handed->second.size != std::bit_cast<KeyFields>(key).size) {
+    return Status(Errc::kNotFound, "memory that was not handed over");
+  }
+  const HandedOver memory = std::move(handed->second);
+  found->handed_over.erase(handed);
+  if (memory.beyond_limits) return Status(Errc::kQuotaExceeded, "no room for the memory that was handed over");
+  std::byte* const data = memory.memory->owned.release();
+  return Taken{.memory = Buffer(data, memory.size, MemoryKey(), &free_bytes, nullptr),
+               .final = true,
+               .resident_bytes = memory.memory->size};
 }
 
 // -- Data

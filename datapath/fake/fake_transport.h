@@ -72,12 +72,19 @@ struct FakeRegion {
   std::shared_ptr<Account> account;
   RemoteKey remote;
   size_t users = 0;
+  bool prepared = false;
 };
 
 struct FakeImport {
   std::shared_ptr<Memory> memory;
   EndpointId endpoint;
   size_t users = 0;
+};
+
+struct HandedOver {
+  std::shared_ptr<Memory> memory;
+  size_t size = 0;
+  bool beyond_limits = false;
 };
 
 struct FakeOp {
@@ -98,6 +105,7 @@ struct End {
   std::array<RingQueue<FakeOp>, kClasses> pending;
   std::array<uint64_t, kClasses> last_arrival_ns{};
   RingQueue<Completion> unread;
+  std::map<uint64_t, HandedOver> handed_over;  // by the key's nonce
 };
 
 class FakeTransport final : public Transport {
@@ -115,9 +123,11 @@ class FakeTransport final : public Transport {
   Result<Region> allocate(EndpointId endpoint, size_t size, Deadline deadline) override;
   Result<Region> register_memory(std::span<std::byte> memory, MemoryKind kind) override;
   Status release(MemoryKey key) override;
-  Result<Buffer> take_private(MemoryKey key) override;
   Result<RemoteRegion> import_region(EndpointId endpoint, const RemoteKey& key) override;
   Status drop_import(const RemoteRegion& region) override;
+  Result<Region> prepare(EndpointId endpoint, size_t size) override;
+  Result<RemoteKey> hand_over(MemoryKey key, size_t size, Deadline deadline) override;
+  Result<Taken> take(EndpointId endpoint, const RemoteKey& key) override;
 
   Status write(EndpointId endpoint, Buffer& local, const RemoteRegion& remote, size_t offset,
                const PostOptions& options) override;

@@ -11,6 +11,9 @@
 
 #include "datapath/base/log.h"
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -61,6 +64,14 @@ Status prefault(std::byte* data, size_t size) noexcept {
     *byte = *byte;
   }
   return {};
+}
+
+Status prefault_read(const std::byte* data, size_t size) noexcept {
+  static const bool known = ::madvise(nullptr, 0, MADV_POPULATE_READ) == 0;
+  const auto begin = reinterpret_cast<uintptr_t>(data) / page_bytes() * page_bytes();
+  const size_t whole = reinterpret_cast<uintptr_t>(data) + size - begin;
+  if (!known || ::madvise(reinterpret_cast<void*>(begin), whole, MADV_POPULATE_READ) == 0) return {};
+  return Errc::kOutOfMemory;
 }
 
 PageMapping::~PageMapping() {

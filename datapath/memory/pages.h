@@ -21,6 +21,9 @@ constexpr size_t round_up(size_t size, size_t unit) noexcept { return (size + un
 // Makes every page of a writable mapping present, so that no fault comes later. kOutOfMemory instead of a signal.
 Status prefault(std::byte* data, size_t size) noexcept;
 
+// Makes every page of a mapping readable without a fault. An error instead of a signal where there is no memory for a hole.
+Status prefault_read(const std::byte* data, size_t size) noexcept;
+
 class PageMapping {
  public:
   PageMapping() noexcept = default;

@@ -35,6 +35,10 @@ std::byte* reserve_aligned(size_t size) noexcept;
 // instead of a signal later.
 Status populate_shared(std::span<std::byte> memory) noexcept;
 
+// From here on a block is better mapped by map_block(): malloc's fresh memory costs a page fault for every 4 KiB. Below,
+// malloc has memory that was used before, which costs none.
+inline constexpr size_t kMappedBlockBytes = size_t{8} << 20;
+
 // Private memory for one large block, not present yet, in 2 MiB pages where the machine has them. Nothing is rounded up
 // beyond a page: a tail gets ordinary pages.
 Result<Buffer> map_block(size_t size);

@@ -33,6 +33,7 @@ enum class ControlType : uint16_t {
   kImportReply,    // listener: status, the region's descriptor
   kRelease,        // client: key of a region that it allocated and no longer shares
   kRevoke,         // listener: key of a region that it no longer shares
+  kHandOver,       // either: memory that is the other's from now on; a key to name it, its size, its descriptor
 };
 
 struct ControlMessage {

@@ -67,6 +67,25 @@ struct SharedRegion {
   MemoryKey local;    // of the listener's own
 };
 
+// What a RemoteKey holds.
+struct KeyFields {
+  uint32_t index = 0;
+  uint32_t generation = 0;
+  uint64_t size = 0;
+  std::array<std::byte, 16> nonce{};
+};
+static_assert(sizeof(KeyFields) == sizeof(RemoteKey));
+
+inline RemoteKey pack_key(const KeyFields& fields) noexcept { return std::bit_cast<RemoteKey>(fields); }
+inline KeyFields unpack_key(const RemoteKey& key) noexcept { return std::bit_cast<KeyFields>(key); }
+
+// Memory that the peer has handed over and nobody has taken yet.
+struct HandedOver {
+  KeyFields key;
+  FileDescriptor fd;
+  Errc refused = Errc::kOk;  // beyond this side's limits: there is no descriptor then
+};
+
 struct Reply {
   ControlMessage message;
   FileDescriptor fd;
@@ -105,6 +124,9 @@ struct Endpoint {
   size_t shared_regions = 0;
   size_t shared_bytes = 0;
 
+  RingQueue<HandedOver> handed_over;
+  uint32_t next_hand_over = 0;
+
   // Connecting side.
   uint64_t next_request = 1;
   uint64_t awaited_request = 0;
@@ -113,18 +135,6 @@ struct Endpoint {
   bool has_pending() const noexcept { return !(pending[0].empty() && pending[1].empty() && pending[2].empty()); }
 };
 
-// What a RemoteKey holds.
-struct KeyFields {
-  uint32_t index = 0;
-  uint32_t generation = 0;
-  uint64_t size = 0;
-  std::array<std::byte, 16> nonce{};
-};
-static_assert(sizeof(KeyFields) == sizeof(RemoteKey));
-
-inline RemoteKey pack_key(const KeyFields& fields) noexcept { return std::bit_cast<RemoteKey>(fields); }
-inline KeyFields unpack_key(const RemoteKey& key) noexcept { return std::bit_cast<KeyFields>(key); }
-
 // Memory that this side allocated.
 struct LocalRegion {
   SharedMapping mapping;
@@ -132,7 +142,8 @@ struct LocalRegion {
   size_t size = 0;
   EndpointId endpoint;
   RemoteKey remote;
-  uint32_t users = 0;  // posted operations whose buffer carries the key
+  uint32_t users = 0;     // posted operations whose buffer carries the key
+  bool prepared = false;  // not shared: the peer does not know of it
 };
 
 // A region of the peer, mapped here.

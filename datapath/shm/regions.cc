@@ -169,22 +169,10 @@ Status ShmTransport::release(MemoryKey key) {
   if (region->users != 0) return Errc::kBusy;
   const EndpointId endpoint = region->endpoint;
   const RemoteKey remote = region->remote;
+  const bool shared = !region->prepared;
   regions_.erase(key.index, key.generation);
-  withdraw(endpoint, remote);
+  if (shared) withdraw(endpoint, remote);
   return {};
-}
-
-Result<Buffer> ShmTransport::take_private(MemoryKey key) {
-  LocalRegion* region = regions_.find(key.index, key.generation);
-  if (region == nullptr) return regions_.why(key.index, key.generation);
-  if (region->users != 0) return Errc::kBusy;
-  Result<Buffer> taken = region->mapping.take_private(region->fd.get(), region->size);
-  if (!taken.ok()) return taken;
-  const EndpointId endpoint = region->endpoint;
-  const RemoteKey remote = region->remote;
-  regions_.erase(key.index, key.generation);
-  withdraw(endpoint, remote);
-  return taken;
 }
 
 // The client asked for the region and told us its key.

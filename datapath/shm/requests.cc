@@ -54,7 +54,8 @@ bool ShmTransport::handle(Endpoint& endpoint, Incoming& incoming) {
   if (endpoint.state == EndpointState::kHandshake) {
     handle_hello(endpoint, incoming);
   } else if (endpoint.listener_side) {
-    understood = handle_from_client(endpoint, incoming.message);
+    understood = incoming.message.type == ControlType::kHandOver ? accept_hand_over(endpoint, incoming)
+                                                                 : handle_from_client(endpoint, incoming.message);
   } else {
     understood = handle_from_listener(endpoint, incoming);
   }
@@ -95,6 +96,7 @@ bool ShmTransport::handle_from_listener(Endpoint& endpoint, Incoming& incoming) 
         transmit(endpoint, ControlMessage{.type = ControlType::kRelease, .key = message.key});
       }
       return true;
+    case ControlType::kHandOver: return accept_hand_over(endpoint, incoming);
     case ControlType::kRevoke: revoke_imports(endpoint.id, unpack_key(message.key)); return true;
     default: return false;
   }
@@ -149,6 +151,16 @@ void ShmTransport::transmit(Endpoint& endpoint, const ControlMessage& message, i
   }
 }
 
+// Until the socket has everything.
+Status ShmTransport::send_all(Endpoint& endpoint, Deadline deadline) {
+  while (endpoint.channel.has_unsent()) {
+    GENIE_TRY(endpoint.channel.wait_writable(deadline));
+    const Status flushed = endpoint.channel.flush();
+    if (flushed.code() != Errc::kAgain) GENIE_TRY(flushed);
+  }
+  return {};
+}
+
 // A request of the connecting side: blocks until the listener has answered.
 Result<Reply> ShmTransport::call(Endpoint& endpoint, ControlMessage message, Deadline deadline) {
   const EndpointId id = endpoint.id;
@@ -156,12 +168,7 @@ Result<Reply> ShmTransport::call(Endpoint& endpoint, ControlMessage message, Dea
   endpoint.awaited_request = message.request;
   endpoint.reply.reset();
   Status status = endpoint.channel.send(message);
-  while (status.ok() && endpoint.channel.has_unsent()) {
-    status = endpoint.channel.wait_writable(deadline);
-    if (!status.ok()) break;
-    const Status flushed = endpoint.channel.flush();
-    if (flushed.code() != Errc::kAgain) status = flushed;
-  }
+  if (status.ok()) status = send_all(endpoint, deadline);
   while (status.ok() && !endpoint.reply.has_value()) {
     status = endpoint.channel.wait_readable(deadline);
     if (!status.ok()) break;

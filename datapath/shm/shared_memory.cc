@@ -1,9 +1,12 @@
 #include "datapath/shm/shared_memory.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -26,6 +29,12 @@ Status system_error(const char* what) {
 }
 
 void unmap(void*, std::byte* data, size_t size) noexcept { ::munmap(data, round_up(size, page_bytes())); }
+void unmap_huge(void*, std::byte* data, size_t size) noexcept { ::munmap(data, round_up(size, kHugePageBytes)); }
+
+bool is_hugetlb(int fd) noexcept {
+  struct statfs info {};
+  return ::fstatfs(fd, &info) == 0 && info.f_type == HUGETLBFS_MAGIC;
+}
 
 }  // namespace
 
@@ -47,6 +56,38 @@ Status populate(int fd, size_t offset, size_t size) {
   } while (result != 0 && errno == EINTR);
   if (result != 0) return system_error("cannot make shared memory present");
   return {};
+}
+
+Status seal_against_writing(int fd) {
+  return ::fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) == 0 ? Status() : system_error("cannot seal shared memory");
+}
+
+// The seals are looked at first: what they hold can no longer change afterwards.
+Result<Taken> take_memory(int fd, size_t size) {
+  struct stat info {};
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  if (seals < 0 || (seals & kSizeSeals) != kSizeSeals || ::fstat(fd, &info) != 0) {
+    return Status(Errc::kProtocol, "the peer's memory is not sealed against resizing");
+  }
+  const bool huge = is_hugetlb(fd);
+  const bool final = (seals & F_SEAL_WRITE) != 0;
+  const size_t rounded = round_up(size, huge ? kHugePageBytes : page_bytes());
+  if (size == 0 || size > SIZE_MAX / 4 || static_cast<uint64_t>(info.st_size) < rounded) {
+    return Status(Errc::kProtocol, "the peer's memory is smaller than it says");
+  }
+  // A hole in the pool's pages would be a signal here, and without the seal the peer may make one at any time.
+  if (huge && !final) return Status(Errc::kProtocol, "the peer's huge pages are not sealed against writing");
+  std::byte* const at = reserve_aligned(rounded);
+  if (at == nullptr) return system_error("cannot map the peer's memory");
+  if (::mmap(at, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0) == MAP_FAILED) {
+    const Status why = system_error("cannot map the peer's memory");
+    ::munmap(at, rounded);
+    return why;
+  }
+  constexpr size_t kBlockBytes = 512;
+  return Taken{.memory = Buffer(at, size, MemoryKey(), huge ? &unmap_huge : &unmap, nullptr),
+               .final = final,
+               .resident_bytes = std::max(rounded, static_cast<size_t>(info.st_blocks) * kBlockBytes)};
 }
 
 SharedMapping::~SharedMapping() {
@@ -83,24 +124,6 @@ Result<SharedMapping> SharedMapping::map(int fd, size_t size) {
   mapping.data_ = at;
   mapping.mapped_ = rounded;
   return mapping;
-}
-
-// The private mapping replaces the shared one at the same address first, because our own shared mapping would keep the
-// seal from holding too. The content is final from the moment of the seal.
-Result<Buffer> SharedMapping::take_private(int fd, size_t size) {
-  const auto remap = [&](int sharing) {
-    return ::mmap(data_, mapped_, PROT_READ | PROT_WRITE, sharing | MAP_FIXED, fd, 0) != MAP_FAILED;
-  };
-  if (!remap(MAP_PRIVATE)) return system_error("cannot map memory privately");
-  if (::fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) != 0 && (::fcntl(fd, F_GET_SEALS) & F_SEAL_WRITE) == 0) {
-    const Errc why = errno == EBUSY ? Errc::kBusy : Errc::kPermission;
-    if (!remap(MAP_SHARED)) return system_error("cannot map shared memory again");
-    return why;
-  }
-  Buffer taken(data_, size, MemoryKey(), &unmap, nullptr);
-  data_ = nullptr;
-  mapped_ = 0;
-  return taken;
 }
 
 }  // namespace genie::datapath

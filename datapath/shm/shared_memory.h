@@ -9,7 +9,7 @@
 #include <cstddef>
 
 #include "datapath/base/file_descriptor.h"
-#include "datapath/memory/buffer.h"
+#include "datapath/transport.h"
 #include "genie/status.h"
 
 namespace genie::datapath {
@@ -19,6 +19,13 @@ Result<FileDescriptor> make_sealed_memory(size_t size);
 
 // Makes pages [offset, offset + size) present: kOutOfMemory here instead of a signal later.
 Status populate(int fd, size_t offset, size_t size);
+
+// Nobody writes the memory any more; fails while anybody maps it writable.
+Status seal_against_writing(int fd);
+
+// Maps memory of a peer that it gave away. kProtocol unless it is a memfd that is sealed against resizing and holds `size`
+// bytes. It is `final` when it is sealed against writing too. The caller's writes go to copies of the pages.
+Result<Taken> take_memory(int fd, size_t size);
 
 class SharedMapping {
  public:
@@ -39,10 +46,6 @@ class SharedMapping {
   static Result<SharedMapping> map(int fd, size_t size);
 
   std::byte* data() const noexcept { return data_; }
-
-  // Turns the memory into this process's own, in place and without a copy. kBusy, with nothing changed, while anybody
-  // else maps it writable. On success the mapping is empty and the buffer owns the memory.
-  Result<Buffer> take_private(int fd, size_t size);
 
  private:
   void swap(SharedMapping& other) noexcept;

@@ -1,7 +1,7 @@
 // ShmTransport: the implementation behind make_shm_transport(). Internal to this folder.
 //
-// One source per event: connect.cc (listen, connect, handshake, the end of an endpoint), regions.cc (memory), post.cc
-// (operations), progress.cc (poll, wait), control messages in requests.cc.
+// One source per event: connect.cc (listen, connect, handshake, the end of an endpoint), regions.cc (memory),
+// hand_over.cc (memory that changes sides), post.cc (operations), progress.cc (poll, wait), control messages in requests.cc.
 #pragma once
 
 #include <atomic>
@@ -36,9 +36,11 @@ class ShmTransport final : public Transport {
   Result<Region> allocate(EndpointId endpoint, size_t size, Deadline deadline) override;
   Result<Region> register_memory(std::span<std::byte> memory, MemoryKind kind) override;
   Status release(MemoryKey key) override;
-  Result<Buffer> take_private(MemoryKey key) override;
   Result<RemoteRegion> import_region(EndpointId endpoint, const RemoteKey& key) override;
   Status drop_import(const RemoteRegion& region) override;
+  Result<Region> prepare(EndpointId endpoint, size_t size) override;
+  Result<RemoteKey> hand_over(MemoryKey key, size_t size, Deadline deadline) override;
+  Result<Taken> take(EndpointId endpoint, const RemoteKey& key) override;
 
   Status write(EndpointId endpoint, Buffer& local, const RemoteRegion& remote, size_t offset,
                const PostOptions& options) override;
@@ -78,6 +80,7 @@ class ShmTransport final : public Transport {
   void reply(Endpoint& endpoint, ControlType type, uint64_t request, Errc status, const RemoteKey& key = {},
              int fd = -1);
   void transmit(Endpoint& endpoint, const ControlMessage& message, int fd = -1);
+  Status send_all(Endpoint& endpoint, Deadline deadline);
   Result<Reply> call(Endpoint& endpoint, ControlMessage message, Deadline deadline);
 
   // -- regions.cc
@@ -94,6 +97,10 @@ class ShmTransport final : public Transport {
   Result<Region> add_region(EndpointId endpoint, FileDescriptor fd, const RemoteKey& key, size_t size);
   Result<SharedMapping> import_own(Endpoint& endpoint, const RemoteKey& key);
   Result<SharedMapping> import_theirs(Endpoint& endpoint, const RemoteKey& key);
+
+  // -- hand_over.cc
+  bool accept_hand_over(Endpoint& endpoint, Incoming& incoming);
+  std::optional<HandedOver> find_handed_over(Endpoint& endpoint, const RemoteKey& key);
 
   // -- post.cc
   Status post_transfer(EndpointId id, Buffer& local, const RemoteRegion& remote, size_t offset, PendingOp op,

@@ -52,6 +52,7 @@ struct InvokeOutcome {
   uint64_t executed_records = 0;
   std::vector<ReportedTensor> reported;
   uint64_t unshared_bytes = 0;  // copied because a record was to write what somebody else holds
+  uint64_t claimed_bytes = 0;   // copied because a record was to write memory that was given for reading
 };
 
 // A range of a storage. While the holder lives the bytes stay as they are: a record that is to write them makes the store
@@ -70,17 +71,20 @@ inline bool is_only_holder(const std::shared_ptr<const void>& holder) noexcept {
 
 struct StoreOptions {
   int threads = 1;                    // intra-op threads; set on the calling thread
-  uint64_t quota_bytes = UINT64_MAX;  // memory of all storages
+  uint64_t quota_bytes = UINT64_MAX;  // memory of all storages, and what is held besides
+  // Memory of the session that is counted outside of the store. May be null.
+  const std::atomic<uint64_t>* held_besides_bytes = nullptr;
   // Incremented after every record: the node's proof of progress. May be null.
   std::atomic<uint64_t>* progress = nullptr;
 };
 
-// Memory handed to a store with its releaser. `writable` false: a write makes a private copy first.
+// Memory handed to a store with its releaser.
 struct HostMemory {
   std::byte* data = nullptr;
   size_t size = 0;
-  bool writable = true;
+  bool writable = true;  // false: a record that writes it makes a private copy first
   std::shared_ptr<void> owner;
+  bool counted_besides = false;  // in StoreOptions::held_besides_bytes
 };
 
 // Verifies and resolves a serialized template (protocol/template.fbs). Never aborts on hostile bytes: kProtocol;
@@ -99,6 +103,8 @@ class Store {
   static std::unique_ptr<Store> make(StoreOptions options);
   virtual ~Store() = default;
 
+  // kQuotaExceeded when so many more bytes do not fit.
+  virtual Status admit(uint64_t size_bytes) const = 0;
   // A new storage whose initial content is `memory`. kAlreadyExists, kQuotaExceeded.
   virtual Status adopt(StorageVersion storage, HostMemory memory) = 0;
   // Runs `program`. `params` are all parameter values (defaults patched by the caller).

@@ -15,6 +15,7 @@
 #include <unordered_map>
 
 #include "datapath/base/log.h"
+#include "datapath/memory/populate.h"
 #include "src/executor/program.h"
 #include "src/executor/sharing.h"
 
@@ -32,7 +33,8 @@ struct Entry {
   c10::Storage storage;
   uint32_t version = 0;
   bool writable = true;
-  uint64_t accounted_bytes = 0;  // counted against the quota
+  const void* besides = nullptr;  // memory that is counted elsewhere, while it is the storage's
+  uint64_t accounted_bytes = 0;   // counted against the quota
   Status poison;
 };
 
@@ -53,6 +55,18 @@ c10::Storage storage_over(HostMemory memory) {
 c10::Storage fresh_storage(size_t size_bytes) {
   return c10::Storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(size_bytes),
                       c10::GetCPUAllocator()->allocate(size_bytes), c10::GetCPUAllocator(), /*resizable=*/true);
+}
+
+// For one copy of everything: a large one is written at memory's speed.
+c10::Storage private_storage(size_t size_bytes) {
+  if (size_bytes >= datapath::kMappedBlockBytes) {
+    if (Result<datapath::Buffer> block = datapath::map_block(size_bytes)) {
+      HostMemory memory{.data = block->data(), .size = size_bytes};
+      memory.owner = std::make_shared<datapath::Buffer>(std::move(*block));
+      return storage_over(std::move(memory));
+    }
+  }
+  return fresh_storage(size_bytes);
 }
 
 // What a geometry needs of its storage, in bytes; refuses negative numbers and overflow.
@@ -115,14 +129,20 @@ class CpuStore final : public Store {
  public:
   explicit CpuStore(StoreOptions options) : options_(options) {}
 
+  Status admit(uint64_t size_bytes) const override {
+    return size_bytes > options_.quota_bytes - std::min(options_.quota_bytes, held()) ? over_quota(size_bytes)
+                                                                                      : Status();
+  }
+
   Status adopt(StorageVersion storage, HostMemory memory) override {
-    if (memory.size > options_.quota_bytes - std::min(options_.quota_bytes, in_use_)) return over_quota(memory.size);
+    if (!memory.counted_besides) GENIE_TRY(admit(memory.size));
     if (entries_.contains(storage.id)) {
       return {Errc::kAlreadyExists, fmt::format("storage {} exists already", storage.id)};
     }
     Entry& entry = entries_[storage.id];
     entry.version = storage.version;
     entry.writable = memory.writable;
+    entry.besides = memory.counted_besides ? memory.data : nullptr;
     entry.storage = storage_over(std::move(memory));
     account(entry);
     return {};
@@ -189,13 +209,19 @@ class CpuStore final : public Store {
     return {
         Errc::kQuotaExceeded,
         fmt::format("{} bytes wanted, {} of {} in use: free tensors, or start the node with a larger --memory-quota",
-                    wanted, in_use_, options_.quota_bytes)};
+                    wanted, held(), options_.quota_bytes)};
+  }
+
+  uint64_t held() const noexcept {
+    const auto* const besides = options_.held_besides_bytes;
+    return in_use_ + (besides == nullptr ? 0 : besides->load(std::memory_order_relaxed));
   }
 
   // A storage's size may have changed (resize_): the quota follows.
   void account(Entry& entry) {
     in_use_ -= entry.accounted_bytes;
-    entry.accounted_bytes = entry.storage ? entry.storage.nbytes() : 0;
+    if (!entry.storage || entry.storage.data() != entry.besides) entry.besides = nullptr;
+    entry.accounted_bytes = entry.storage && entry.besides == nullptr ? entry.storage.nbytes() : 0;
     in_use_ += entry.accounted_bytes;
   }
 
@@ -261,8 +287,8 @@ Status CpuStore::bind(const Program& program, std::span<const SlotBinding> slots
                                         entry.version, slots[i].version_in)};
     }
     if (program.slot_written[slot] && (!entry.writable || is_shared(entry.storage))) {
-      if (entry.writable) outcome.unshared_bytes += entry.storage.nbytes();
-      c10::Storage copy = fresh_storage(entry.storage.nbytes());
+      (entry.writable ? outcome.unshared_bytes : outcome.claimed_bytes) += entry.storage.nbytes();
+      c10::Storage copy = private_storage(entry.storage.nbytes());
       std::memcpy(copy.mutable_data(), entry.storage.data(), entry.storage.nbytes());
       entry.storage = std::move(copy);
       entry.writable = true;
@@ -549,8 +575,7 @@ void CpuStore::take_tensor(const Node& node, at::Tensor tensor, std::span<const 
       tensor = std::move(laid);
     }
   }
-  const uint64_t held = in_use_ + invocation_bytes_;
-  if (tensor.storage().nbytes() > options_.quota_bytes - std::min(options_.quota_bytes, held)) {
+  if (!admit(tensor.storage().nbytes() + invocation_bytes_).ok()) {
     throw ReplayError(Errc::kQuotaExceeded, std::string(over_quota(tensor.storage().nbytes()).text()));
   }
   slot = Slot{tensor.storage(), true};

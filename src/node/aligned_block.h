@@ -16,14 +16,10 @@ namespace genie::node {
 
 inline constexpr size_t kBlockAlignment = 64;  // what libtorch's own CPU allocator promises to its kernels
 
-// From here on a block is mapped in huge pages: malloc's fresh memory costs a page fault for every 4 KiB. Below, malloc
-// has memory that was used before, which costs none.
-inline constexpr size_t kMappedBlockBytes = size_t{8} << 20;
-
 // Not zeroed: whoever asks writes every byte.
 inline Result<datapath::Buffer> make_aligned_block(size_t size) {
   if (size > SIZE_MAX - kBlockAlignment) return Status(Errc::kOutOfMemory, "no block can have that many bytes");
-  if (size >= kMappedBlockBytes) return datapath::map_block(size);
+  if (size >= datapath::kMappedBlockBytes) return datapath::map_block(size);
   const size_t rounded = size == 0 ? kBlockAlignment : (size + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
   auto* data = static_cast<std::byte*>(std::aligned_alloc(kBlockAlignment, rounded));
   if (data == nullptr) {

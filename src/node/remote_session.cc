@@ -8,10 +8,7 @@
 namespace genie::node {
 namespace {
 
-constexpr size_t kMaxRegions = 16384;
 constexpr size_t kMaxWindows = 4096;
-// Answers to requests for memory that wait for a client that does not read.
-constexpr size_t kMaxOutbox = 4096;
 // A client may let completions lie for long while it computes; its hang-up is noticed at once all the same.
 constexpr uint64_t kSendDeadlineMs = 3'600'000;
 
@@ -30,12 +27,7 @@ Status RemoteSession::handle(datapath::Transport& transport, uint32_t tag, std::
   if (whole->empty()) return {};
   Result<wire::ClientMessage> message = wire::decode_client_message(*whole);
   GENIE_TRY(message.status());
-  if (const auto* submission = std::get_if<wire::SubmissionMessage>(&*message)) {
-    return on_submission(transport, *submission, sink);
-  }
-  if (outbox_.size() >= kMaxOutbox) return violation("more requests for memory than answers were read");
-  on_region_request(transport, std::get<wire::RegionRequest>(*message));
-  return {};
+  return on_submission(transport, std::get<wire::SubmissionMessage>(*message), sink);
 }
 
 Status RemoteSession::on_submission(datapath::Transport& transport, const wire::SubmissionMessage& message,
@@ -44,9 +36,9 @@ Status RemoteSession::on_submission(datapath::Transport& transport, const wire::
   auto request = std::make_unique<Request>();
   const auto translate = [&]() -> Status {
     GENIE_TRY(accept_windows(transport, message));
-    for (const wire::UploadEntry& entry : message.uploads) GENIE_TRY(order_upload(transport, entry, *request));
+    GENIE_TRY(order_uploads(transport, message, *request));
     for (const wire::FetchEntry& entry : message.fetches) GENIE_TRY(order_fetch(entry, *request));
-    return accept_releases(message);
+    return accept_drops(message);
   };
   if (Status bad = translate(); !bad.ok()) {
     state_->leave();
@@ -68,74 +60,90 @@ Status RemoteSession::on_submission(datapath::Transport& transport, const wire::
 
 Status RemoteSession::accept_windows(datapath::Transport& transport, const wire::SubmissionMessage& message) {
   for (const wire::WindowOffer& offer : message.window_offers) {
-    if (windows_.size() >= kMaxWindows) return violation("too many windows for results");
-    if (windows_.contains(offer.window)) return violation("a window for results was offered twice");
+    if (windows_.size() >= kMaxWindows) return violation("too many windows");
+    if (windows_.contains(offer.window)) return violation("a window was offered twice");
     datapath::RemoteKey key;
     key.bytes = offer.key;
     const Result<datapath::RemoteRegion> imported = transport.import_region(endpoint_, key);
-    if (!imported) return {imported.code(), "a window for results cannot be mapped: " + imported.status().to_string()};
-    auto window = std::make_shared<Shared>();
-    window->import = *imported;
-    window->data = imported->mapped;
-    window->size = imported->size;
-    window->window = true;
-    if (window->data == nullptr || imported->size < offer.size) {
+    if (!imported) return {imported.code(), "a window cannot be mapped: " + imported.status().to_string()};
+    if (imported->mapped == nullptr || imported->size < offer.size) {
       (void)transport.drop_import(*imported);
-      return violation("a window for results is smaller than offered");
+      return violation("a window is smaller than offered");
     }
+    auto window = std::make_shared<Window>(Window{*imported, imported->mapped, imported->size});
+    counters_.regions.fetch_add(1, std::memory_order_relaxed);
+    counters_.bytes.fetch_add(window->size, std::memory_order_relaxed);
     windows_.emplace(offer.window, std::move(window));
   }
   return {};
 }
 
 // After everything that the same message still uses.
-Status RemoteSession::accept_releases(const wire::SubmissionMessage& message) {
+Status RemoteSession::accept_drops(const wire::SubmissionMessage& message) {
   for (const uint32_t number : message.window_drops) {
     const auto found = windows_.find(number);
-    if (found == windows_.end()) return violation("a window for results was dropped that was never offered");
+    if (found == windows_.end()) return violation("a window was dropped that was never offered");
     retire(std::move(found->second));
     windows_.erase(found);
-  }
-  for (const uint64_t number : message.region_releases) {
-    const auto found = regions_.find(number);
-    if (found == regions_.end()) return violation("a region was released that the client does not have");
-    retire(std::move(found->second));
-    regions_.erase(found);
   }
   return {};
 }
 
-Status RemoteSession::order_upload(datapath::Transport& transport, const wire::UploadEntry& entry, Request& request) {
-  const auto found = regions_.find(entry.region);
-  if (found == regions_.end()) return violation("an upload names a region that the client does not have");
-  const std::shared_ptr<Shared> region = found->second;
+Result<UploadOrder> RemoteSession::order_from_window(const wire::UploadEntry& entry) const {
+  const auto found = windows_.find(entry.window);
+  if (found == windows_.end() || !fits(entry.offset, entry.size, found->second->size)) {
+    return violation("an upload reaches beyond its window");
+  }
   UploadOrder order{.storage = entry.storage};
-  if (!entry.whole) {
-    if (!region->window || !fits(entry.offset, entry.size, region->size)) {
-      return violation("an upload reaches beyond its window");
+  order.memory = {.data = found->second->data + entry.offset, .size = entry.size, .owner = found->second};
+  order.copy = true;
+  return order;
+}
+
+// Storages that lie in one region are apart from each other, so that a write to one is never a write to another.
+Status RemoteSession::order_uploads(datapath::Transport& transport, const wire::SubmissionMessage& message,
+                                    Request& request) {
+  std::vector<std::shared_ptr<UploadRegion>> regions;
+  for (const wire::Key& key : message.regions) {
+    Result<datapath::Taken> taken = transport.take(endpoint_, datapath::RemoteKey{key});
+    const Status why = taken.status();
+    if (why.code() == Errc::kNotFound || why.code() == Errc::kProtocol) {
+      return violation("a region for uploads is not what it should be: " + why.to_string());
     }
-    order.memory = {.data = region->data + entry.offset, .size = entry.size, .writable = false, .owner = region};
-    order.copy = true;
-    request.uploads.push_back(std::move(order));
-    return {};
+    regions.push_back(std::make_shared<UploadRegion>(why, taken ? std::move(*taken) : datapath::Taken()));
   }
-  if (region->window || entry.offset != 0 || entry.size > region->size) {
-    return violation("an upload is not what its region was asked for");
+  struct Part {
+    uint32_t region;
+    uint64_t begin;
+    uint64_t end;
+    auto operator<=>(const Part&) const = default;
+  };
+  std::vector<Part> parts;
+  for (const wire::UploadEntry& entry : message.uploads) {
+    if (entry.window != wire::kInlineWindow) {
+      Result<UploadOrder> order = order_from_window(entry);
+      GENIE_TRY(order.status());
+      request.uploads.push_back(std::move(*order));
+      continue;
+    }
+    if (entry.region >= regions.size()) return violation("an upload names a region that the submission does not bring");
+    const std::shared_ptr<UploadRegion>& region = regions[entry.region];
+    UploadOrder& order = request.uploads.emplace_back(UploadOrder{.storage = entry.storage, .region = region});
+    if (!region->status().ok()) continue;
+    const datapath::Buffer& memory = region->taken().memory;
+    if (!fits(entry.offset, entry.size, memory.size()) || entry.offset % wire::kUploadAlignment != 0) {
+      return violation("an upload reaches beyond its region");
+    }
+    if (entry.size != 0) parts.push_back({entry.region, entry.offset, entry.offset + entry.size});
+    order.memory = {.data = memory.data() + entry.offset,
+                    .size = entry.size,
+                    .writable = false,
+                    .owner = region,
+                    .counted_besides = true};
   }
-  regions_.erase(found);
-  Result<datapath::Buffer> taken = transport.take_private(region->key);
-  if (taken) {
-    forget(*region);
-    auto buffer = std::make_shared<datapath::Buffer>(std::move(*taken));
-    order.memory = {.data = buffer->data(), .size = entry.size, .writable = true, .owner = nullptr};
-    order.memory.owner = std::move(buffer);
-  } else {
-    // The client still has it mapped, or the kernel refuses: what it may write to is copied before anything reads it.
-    order.memory = {.data = region->data, .size = entry.size, .writable = false, .owner = region};
-    order.copy = true;
-    retire(region);
-  }
-  request.uploads.push_back(std::move(order));
+  std::ranges::sort(parts);
+  const auto overlap = [](const Part& a, const Part& b) { return a.region == b.region && b.begin < a.end; };
+  if (std::ranges::adjacent_find(parts, overlap) != parts.end()) return violation("two uploads overlap");
   return {};
 }
 
@@ -153,54 +161,6 @@ Status RemoteSession::order_fetch(const wire::FetchEntry& entry, Request& reques
   }
   request.fetches.push_back(std::move(order));
   return {};
-}
-
-void RemoteSession::on_region_request(datapath::Transport& transport, const wire::RegionRequest& request) {
-  wire::RegionAnswer answer{.request = request.request};
-  answer.status = make_region(transport, request, answer);
-  send(wire::NodeMessage(std::move(answer)));
-}
-
-Status RemoteSession::make_region(datapath::Transport& transport, const wire::RegionRequest& request,
-                                  wire::RegionAnswer& answer) {
-  const uint64_t quota = state_->limits().memory_bytes;
-  if (request.size == 0) return {Errc::kInvalidArgument, "a region of 0 bytes"};
-  if (regions_.size() >= kMaxRegions) {
-    return {Errc::kQuotaExceeded,
-            device_.place() + ": " + std::to_string(kMaxRegions) + " uploads wait to be submitted: flush, then go on"};
-  }
-  if (request.size > quota || region_bytes_ > quota - request.size) {
-    return {Errc::kQuotaExceeded, device_.place() + ": an upload of " + std::to_string(request.size) +
-                                      " bytes does not fit into the session's memory quota of " +
-                                      std::to_string(quota) +
-                                      " bytes: free tensors, or raise the node's --memory-quota"};
-  }
-  constexpr uint64_t kAllocateMs = 30'000;
-  Result<datapath::Region> region = transport.allocate(endpoint_, request.size, Deadline::after_ms(kAllocateMs));
-  if (!region) {
-    return {region.code(), device_.place() + ": cannot share " + std::to_string(request.size) +
-                               " bytes: " + region.status().to_string()};
-  }
-  auto shared = std::make_shared<Shared>();
-  shared->key = region->key;
-  shared->data = region->data;
-  shared->size = request.size;
-  shared->ours = true;
-  shared->window = request.window;
-  region_bytes_ += shared->size;
-  counters_.regions.fetch_add(1, std::memory_order_relaxed);
-  counters_.bytes.fetch_add(shared->size, std::memory_order_relaxed);
-  answer.region = next_region_++;
-  answer.key = region->remote.bytes;
-  regions_.emplace(answer.region, std::move(shared));
-  return {};
-}
-
-void RemoteSession::forget(const Shared& memory) noexcept {
-  if (!memory.ours) return;
-  region_bytes_ -= memory.size;
-  counters_.regions.fetch_sub(1, std::memory_order_relaxed);
-  counters_.bytes.fetch_sub(memory.size, std::memory_order_relaxed);
 }
 
 void RemoteSession::respond(Response response) {
@@ -310,15 +270,12 @@ bool RemoteSession::send_outbox(datapath::Transport& transport) {
 // A worker that still reads or writes the memory holds a reference to it.
 bool RemoteSession::give_back(datapath::Transport& transport) {
   const size_t before = retired_.size();
-  std::erase_if(retired_, [&](const std::shared_ptr<Shared>& memory) {
-    if (memory.use_count() != 1) return false;
+  std::erase_if(retired_, [&](const std::shared_ptr<Window>& window) {
+    if (window.use_count() != 1) return false;
     std::atomic_thread_fence(std::memory_order_acquire);
-    if (memory->ours) {
-      if (transport.release(memory->key).code() == Errc::kBusy) return false;
-      forget(*memory);
-    } else {
-      (void)transport.drop_import(memory->import);
-    }
+    (void)transport.drop_import(window->import);
+    counters_.regions.fetch_sub(1, std::memory_order_relaxed);
+    counters_.bytes.fetch_sub(window->size, std::memory_order_relaxed);
     return true;
   });
   return retired_.size() != before;
@@ -334,9 +291,7 @@ bool RemoteSession::pump(datapath::Transport& transport) {
 void RemoteSession::begin_end() {
   ending_ = true;
   outbox_.clear();
-  for (auto& [number, region] : regions_) retire(std::move(region));
   for (auto& [number, window] : windows_) retire(std::move(window));
-  regions_.clear();
   windows_.clear();
 }
 

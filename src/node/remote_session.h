@@ -1,7 +1,7 @@
 // RemoteSession: what a node knows about a session whose client is another process.
 //
-// Purpose: turns verified messages into Requests and Responses into messages; owns the memory that is shared with the
-//   client until it becomes a storage or is given back.
+// Purpose: turns verified messages into Requests and Responses into messages; owns the windows that it shares with the
+//   client, and takes what the client hands over.
 // Thread-safety: everything belongs to the server's poller thread, except what says otherwise.
 // Ownership: shared by the server's table, the poller and the work in flight. Memory that a worker may still touch is
 //   given back only when the worker has let go of it (use counts of the shared pointers).
@@ -23,7 +23,7 @@
 
 namespace genie::node {
 
-// Memory shared with clients; for status.
+// Windows shared with clients; for status.
 struct SharedMemoryCounters {
   std::atomic<uint64_t> regions{0};
   std::atomic<uint64_t> bytes{0};
@@ -73,30 +73,25 @@ class RemoteSession {
   bool gone() const noexcept;
 
  private:
-  // Memory shared with the client: made here for its uploads, or made there for its results.
-  struct Shared {
-    datapath::MemoryKey key;        // made here
-    datapath::RemoteRegion import;  // made there
+  // A window that the client made, for uploads that are copied out or for results.
+  struct Window {
+    datapath::RemoteRegion import;
     std::byte* data = nullptr;
     uint64_t size = 0;
-    bool ours = false;
-    bool window = false;
   };
 
   Status on_submission(datapath::Transport& transport, const wire::SubmissionMessage& message,
                        const std::shared_ptr<ResponseSink>& sink);
-  void on_region_request(datapath::Transport& transport, const wire::RegionRequest& request);
-  Status make_region(datapath::Transport& transport, const wire::RegionRequest& request, wire::RegionAnswer& answer);
   Status accept_windows(datapath::Transport& transport, const wire::SubmissionMessage& message);
-  Status accept_releases(const wire::SubmissionMessage& message);
-  Status order_upload(datapath::Transport& transport, const wire::UploadEntry& entry, Request& request);
+  Status accept_drops(const wire::SubmissionMessage& message);
+  Status order_uploads(datapath::Transport& transport, const wire::SubmissionMessage& message, Request& request);
+  Result<UploadOrder> order_from_window(const wire::UploadEntry& entry) const;
   Status order_fetch(const wire::FetchEntry& entry, Request& request) const;
   void post(std::unique_ptr<Work> work);
   bool post_backlog();
   bool send_outbox(datapath::Transport& transport);
   bool give_back(datapath::Transport& transport);
-  void retire(std::shared_ptr<Shared> memory) { retired_.push_back(std::move(memory)); }
-  void forget(const Shared& memory) noexcept;
+  void retire(std::shared_ptr<Window> window) { retired_.push_back(std::move(window)); }
   void send(const wire::NodeMessage& message);
 
   const RemoteSessionOptions options_;
@@ -114,11 +109,8 @@ class RemoteSession {
   std::deque<Outgoing> outbox_;
   std::deque<std::unique_ptr<Work>> backlog_;
 
-  std::unordered_map<uint64_t, std::shared_ptr<Shared>> regions_;
-  std::unordered_map<uint32_t, std::shared_ptr<Shared>> windows_;
-  std::vector<std::shared_ptr<Shared>> retired_;
-  uint64_t next_region_ = 1;
-  uint64_t region_bytes_ = 0;
+  std::unordered_map<uint32_t, std::shared_ptr<Window>> windows_;
+  std::vector<std::shared_ptr<Window>> retired_;
 
   uint64_t next_tick_ns_ = 0;
   uint64_t told_progress_ = 0;

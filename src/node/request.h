@@ -14,14 +14,17 @@
 #include "datapath/memory/buffer.h"
 #include "genie/status.h"
 #include "src/executor/executor.h"
+#include "src/node/upload_region.h"
 
 namespace genie::node {
 
 struct UploadOrder {
   executor::StorageVersion storage;
   executor::HostMemory memory;
-  // The memory is a window that its writer reuses, or can still write: the worker copies it before anything reads it.
+  // The memory is a window that its writer reuses: the worker copies it before anything reads it.
   bool copy = false;
+  // What the memory lies in, if the client handed it over.
+  std::shared_ptr<UploadRegion> region;
 };
 
 struct FetchOrder {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "datapath/memory/pages.h"
 #include "src/node/aligned_block.h"
 
 namespace genie::node {
@@ -69,7 +70,10 @@ std::shared_ptr<const executor::Program> SessionState::find_template(uint64_t id
 executor::Store* SessionState::store_st() {
   // Made on first use: a session that only connects costs no store.
   if (store_ == nullptr) {
-    store_ = executor::Store::make({.threads = threads_, .quota_bytes = limits_.memory_bytes, .progress = progress_});
+    store_ = executor::Store::make({.threads = threads_,
+                                    .quota_bytes = limits_.memory_bytes,
+                                    .held_besides_bytes = region_bytes_.get(),
+                                    .progress = progress_});
   }
   return store_.get();
 }
@@ -155,7 +159,28 @@ Status SessionState::adopt_st(Request& request, Response& response) {
   return first;
 }
 
+// Once per region, by the worker: what takes long here would hold up everybody on the poller.
+Status SessionState::settle_st(UploadRegion& region) {
+  if (region.charged() || !region.status().ok()) return region.status();
+  const datapath::Taken& taken = region.taken();
+  // One that its client can still write is copied and let go of: the copies are what counts.
+  if (!taken.final) return {};
+  if (Status status = store_st()->admit(taken.resident_bytes); !status.ok()) {
+    region.fail(std::move(status));
+  } else if (!datapath::prefault_read(taken.memory.data(), taken.memory.size()).ok()) {
+    // Holes that the client left: pages that this process would have to find now.
+    region.fail(Status(Errc::kOutOfMemory, "no memory for the parts of an upload that were never written"));
+  } else {
+    region.charge(region_bytes_);
+  }
+  return region.status();
+}
+
 Status SessionState::adopt_one_st(UploadOrder& order, Response& response) {
+  if (order.region != nullptr) {
+    GENIE_TRY(settle_st(*order.region));
+    order.copy = !order.region->taken().final;
+  }
   if (!order.copy) return store_st()->adopt(order.storage, std::move(order.memory));
   if (order.memory.size > limits_.memory_bytes) {
     return {Errc::kQuotaExceeded, "an upload of " + std::to_string(order.memory.size) +
@@ -223,6 +248,7 @@ Status SessionState::invoke_st(const Request& request, Response& response) {
   response.executed_records = outcome.executed_records;
   response.reported = std::move(outcome.reported);
   response.fetch_copied_bytes += outcome.unshared_bytes;
+  response.upload_copied_bytes += outcome.claimed_bytes;
   if (!outcome.status.ok()) remember_failure_st(request.stream, request.epoch, outcome.status);
   return outcome.status;
 }

@@ -52,7 +52,9 @@ class SessionState {
   bool wait_ended(Deadline deadline);
 
   // What the worker saw last; for status.
-  uint64_t bytes_in_use() const noexcept { return bytes_in_use_.load(std::memory_order_relaxed); }
+  uint64_t bytes_in_use() const noexcept {
+    return bytes_in_use_.load(std::memory_order_relaxed) + region_bytes_->load(std::memory_order_relaxed);
+  }
   uint64_t storage_count() const noexcept { return storage_count_.load(std::memory_order_relaxed); }
 
   Response run_st(Request& request);
@@ -70,6 +72,7 @@ class SessionState {
   void free_st(const Request& request);
   Status adopt_st(Request& request, Response& response);
   Status adopt_one_st(UploadOrder& order, Response& response);
+  Status settle_st(UploadRegion& region);
   Status invoke_st(const Request& request, Response& response);
   Status check_st(const Request& request, const executor::Program& program) const;
   void fetch_st(const Request& request, Response& response);
@@ -97,6 +100,8 @@ class SessionState {
   std::condition_variable ended_signal_;
   std::atomic<uint32_t> in_flight_{0};
   std::atomic<uint64_t> bytes_in_use_{0};
+  // Of upload regions that live. Shared with them.
+  const std::shared_ptr<std::atomic<uint64_t>> region_bytes_ = std::make_shared<std::atomic<uint64_t>>(0);
   std::atomic<uint64_t> storage_count_{0};
 
   // The worker's.

@@ -67,8 +67,8 @@ flatbuffers::Offset<flatbuffers::Vector<const Wire*>> structs(flatbuffers::FlatB
 flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const SubmissionMessage& message) {
   const auto frees = numbers(builder, message.frees);
   const auto uploads = structs<fbs::Upload>(builder, message.uploads, [](const UploadEntry& entry) {
-    return fbs::Upload(entry.storage.id, entry.region, entry.offset, entry.size, entry.storage.version,
-                       entry.whole ? 1U : 0U);
+    return fbs::Upload(entry.storage.id, entry.offset, entry.size, entry.storage.version, entry.window, entry.region,
+                       0);
   });
   const auto slots = structs<fbs::Slot>(builder, message.slots, [](const executor::SlotBinding& slot) {
     return fbs::Slot(slot.id, slot.size_bytes, slot.version_in, slot.version_out);
@@ -83,15 +83,10 @@ flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const S
     return fbs::WindowOffer(to_wire(offer.key), offer.size, offer.window, 0);
   });
   const auto drops = numbers(builder, message.window_drops);
-  const auto releases = numbers(builder, message.region_releases);
+  const auto regions =
+      structs<fbs::Region>(builder, message.regions, [](const Key& key) { return fbs::Region(to_wire(key)); });
   return fbs::CreateSubmission(builder, message.ticket, message.stream, message.epoch, frees, uploads,
-                               message.template_id, slots, param_index, param_value, fetches, offers, drops, releases)
-      .Union();
-}
-
-flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const RegionRequest& message) {
-  return fbs::CreateRegionRequest(builder, message.request, message.size,
-                                  message.window ? fbs::Purpose::Window : fbs::Purpose::Storage)
+                               message.template_id, slots, param_index, param_value, fetches, offers, drops, regions)
       .Union();
 }
 
@@ -121,12 +116,6 @@ flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const C
       .Union();
 }
 
-flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const RegionAnswer& message) {
-  const auto text = text_of(builder, message.status);
-  const fbs::Key key = to_wire(message.key);
-  return fbs::CreateRegionAnswer(builder, message.request, code_of(message.status), text, message.region, &key).Union();
-}
-
 flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const Progress& message) {
   return fbs::CreateProgress(builder, message.records).Union();
 }
@@ -154,13 +143,16 @@ Result<ClientMessage> read(const fbs::Submission& from) {
   if (from.fetches() != nullptr && from.fetches()->size() > kMaxFetches) {
     return Status(Errc::kProtocol, "a submission with more than " + std::to_string(kMaxFetches) + " fetches");
   }
+  if (from.regions() != nullptr && from.regions()->size() > kMaxRegions) {
+    return Status(Errc::kProtocol, "a submission with more than " + std::to_string(kMaxRegions) + " regions");
+  }
   SubmissionMessage message;
   message.ticket = from.ticket();
   message.stream = from.stream();
   message.epoch = from.epoch();
   message.frees = copied(from.frees());
   message.uploads = converted<UploadEntry>(from.uploads(), [](const fbs::Upload& u) {
-    return UploadEntry{{u.id(), u.version()}, u.region(), u.offset(), u.size(), u.whole() != 0};
+    return UploadEntry{{u.id(), u.version()}, u.offset(), u.size(), u.window(), u.region()};
   });
   message.template_id = from.template_id();
   message.slots = converted<executor::SlotBinding>(from.slots(), [](const fbs::Slot& s) {
@@ -175,7 +167,7 @@ Result<ClientMessage> read(const fbs::Submission& from) {
     return WindowOffer{w.window(), w.size(), from_wire(w.key())};
   });
   message.window_drops = copied(from.window_drops());
-  message.region_releases = copied(from.region_releases());
+  message.regions = converted<Key>(from.regions(), [](const fbs::Region& r) { return from_wire(r.key()); });
   return ClientMessage(std::move(message));
 }
 
@@ -260,7 +252,7 @@ Encoder& Encoder::operator=(Encoder&&) noexcept = default;
 Result<std::span<const std::byte>> Encoder::encode(const ClientMessage& message) {
   flatbuffers::FlatBufferBuilder& flat = builder_->flat;
   flat.Clear();
-  constexpr std::array kBodies{fbs::ClientBody::Submission, fbs::ClientBody::RegionRequest};
+  constexpr std::array kBodies{fbs::ClientBody::Submission};
   const auto body = std::visit([&](const auto& plain) { return build(flat, plain); }, message);
   flat.Finish(fbs::CreateClientMessage(flat, kBodies[message.index()], body), kClientIdentifier);
   return builder_->finished();
@@ -269,8 +261,7 @@ Result<std::span<const std::byte>> Encoder::encode(const ClientMessage& message)
 Result<std::span<const std::byte>> Encoder::encode(const NodeMessage& message) {
   flatbuffers::FlatBufferBuilder& flat = builder_->flat;
   flat.Clear();
-  constexpr std::array kBodies{fbs::NodeBody::Completion, fbs::NodeBody::RegionAnswer, fbs::NodeBody::Progress,
-                               fbs::NodeBody::Farewell};
+  constexpr std::array kBodies{fbs::NodeBody::Completion, fbs::NodeBody::Progress, fbs::NodeBody::Farewell};
   const auto body = std::visit([&](const auto& plain) { return build(flat, plain); }, message);
   flat.Finish(fbs::CreateNodeMessage(flat, kBodies[message.index()], body), kNodeIdentifier);
   return builder_->finished();
@@ -280,10 +271,6 @@ Result<ClientMessage> decode_client_message(std::span<const std::byte> bytes) {
   const auto* message = verified<fbs::ClientMessage>(bytes, kClientIdentifier);
   if (message != nullptr && message->body() != nullptr) {
     if (const auto* submission = message->body_as_Submission()) return read(*submission);
-    if (const auto* request = message->body_as_RegionRequest()) {
-      return ClientMessage(
-          RegionRequest{request->request(), request->size(), request->purpose() == fbs::Purpose::Window});
-    }
   }
   return Status(Errc::kProtocol, kMalformed);
 }
@@ -292,10 +279,6 @@ Result<NodeMessage> decode_node_message(std::span<const std::byte> bytes) {
   const auto* message = verified<fbs::NodeMessage>(bytes, kNodeIdentifier);
   if (message != nullptr && message->body() != nullptr) {
     if (const auto* completion = message->body_as_Completion()) return read(*completion);
-    if (const auto* answer = message->body_as_RegionAnswer()) {
-      return NodeMessage(RegionAnswer{answer->request(), status_of(answer->code(), answer->text()), answer->region(),
-                                      answer->key() == nullptr ? Key{} : from_wire(*answer->key())});
-    }
     if (const auto* progress = message->body_as_Progress()) return NodeMessage(Progress{progress->records()});
     if (const auto* farewell = message->body_as_Farewell()) {
       return NodeMessage(Farewell{status_of(farewell->code(), farewell->text())});

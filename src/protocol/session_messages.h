@@ -21,22 +21,24 @@
 namespace genie::wire {
 
 // Changes with every change of the messages; exchanged at the handshake, where both sides must have the same.
-inline constexpr uint32_t kProtocolVersion = 1;
+inline constexpr uint32_t kProtocolVersion = 2;
 
 inline constexpr size_t kMaxMessageBytes = size_t{16} << 20;
 inline constexpr size_t kMaxTextBytes = 8192;   // longer error texts are cut
 inline constexpr size_t kMaxInlineBytes = 256;  // a fetch up to this size rides in its completion
 inline constexpr size_t kMaxFetches = 65536;    // of one submission
+inline constexpr size_t kMaxRegions = 256;      // of one submission
 inline constexpr uint32_t kInlineWindow = UINT32_MAX;
+inline constexpr size_t kUploadAlignment = 64;  // of an upload within its region
 
 using Key = std::array<std::byte, 32>;
 
 struct UploadEntry {
   executor::StorageVersion storage;
-  uint64_t region = 0;
   uint64_t offset = 0;
   uint64_t size = 0;
-  bool whole = false;
+  uint32_t window = kInlineWindow;  // none: it lies in `region`, by its number in the submission
+  uint32_t region = 0;
 };
 
 struct FetchEntry {
@@ -66,16 +68,10 @@ struct SubmissionMessage {
   std::vector<FetchEntry> fetches;
   std::vector<WindowOffer> window_offers;
   std::vector<uint32_t> window_drops;
-  std::vector<uint64_t> region_releases;
+  std::vector<Key> regions;  // as the transport's hand_over() named them
 };
 
-struct RegionRequest {
-  uint64_t request = 0;
-  uint64_t size = 0;
-  bool window = false;  // reused for many uploads, instead of becoming a storage
-};
-
-using ClientMessage = std::variant<SubmissionMessage, RegionRequest>;
+using ClientMessage = std::variant<SubmissionMessage>;
 
 struct FetchedEntry {
   Status status;
@@ -93,13 +89,6 @@ struct CompletionMessage {
   std::vector<FetchedEntry> fetched;  // empty when every fetch succeeded into its window
 };
 
-struct RegionAnswer {
-  uint64_t request = 0;
-  Status status;
-  uint64_t region = 0;
-  Key key{};
-};
-
 struct Progress {
   uint64_t records = 0;
 };
@@ -108,7 +97,7 @@ struct Farewell {
   Status status;
 };
 
-using NodeMessage = std::variant<CompletionMessage, RegionAnswer, Progress, Farewell>;
+using NodeMessage = std::variant<CompletionMessage, Progress, Farewell>;
 
 class Encoder {
  public:

@@ -114,6 +114,7 @@ struct LinkCounters {
   uint64_t uploads = 0;
   uint64_t upload_bytes = 0;
   uint64_t upload_copied_bytes = 0;  // by any CPU after the snapshot (0: the write itself was the snapshot)
+  uint64_t upload_regions = 0;       // handed over with uploads in them
   uint64_t fetches = 0;
   uint64_t fetch_bytes = 0;
   // By any CPU, between the storage and the caller's memory, or later because one side wrote what both held.

@@ -20,7 +20,7 @@ constexpr size_t kCompletionsPerPoll = 32;
 // At least as much as its message takes.
 size_t message_bytes_bound(const Submission& submission) noexcept {
   constexpr size_t kFixed = 4096;
-  constexpr size_t kEntry = 64;
+  constexpr size_t kEntry = 96;  // an upload, and perhaps its region
   return kFixed + 8 * submission.frees.size() + kEntry * submission.uploads.size() + 32 * submission.slots.size() +
          16 * submission.param_index.size() + 2 * kEntry * submission.fetches.size();
 }
@@ -31,6 +31,7 @@ RemoteCore::RemoteCore(Setup setup)
     : place_("node '" + setup.node_name + "' at " + setup.uri),
       options_(setup.options),
       in_flight_max_(std::max<uint32_t>(setup.in_flight_max, 1)),
+      memory_bytes_(setup.memory_bytes),
       timeout_ns_(setup.options.progress_timeout_ms * 1'000'000),
       transport_(std::move(setup.transport)),
       endpoint_(setup.endpoint),
@@ -52,6 +53,14 @@ Status RemoteCore::timed_out() const {
 // -- Submissions -------------------------------------------------------------------------------------------------------------
 
 Result<std::shared_ptr<Ticket>> RemoteCore::submit(Submission submission) {
+  size_t handed_over_bytes = 0;
+  Result<std::shared_ptr<Ticket>> ticket = submit(std::move(submission), handed_over_bytes);
+  // The node is at work now: a next step like this one finds its memory ready.
+  if (ticket && handed_over_bytes != 0) prepare_ahead(handed_over_bytes);
+  return ticket;
+}
+
+Result<std::shared_ptr<Ticket>> RemoteCore::submit(Submission submission, size_t& handed_over_bytes) {
   if (const size_t bytes = message_bytes_bound(submission); bytes > wire::kMaxMessageBytes) {
     return Status(Errc::kOutOfRange, "a submission of about " + std::to_string(bytes) + " bytes; the limit is " +
                                          std::to_string(wire::kMaxMessageBytes) + ": flush more often");
@@ -83,7 +92,7 @@ Result<std::shared_ptr<Ticket>> RemoteCore::submit(Submission submission) {
                                .window = place->window == nullptr ? wire::kInlineWindow : place->window->number,
                                .window_offset = place->offset});
   }
-  if (Status taken = take_uploads_locked(submission, *ticket, message); !taken.ok()) {
+  if (Status taken = take_uploads_locked(submission, *ticket, message, handed_over_bytes); !taken.ok()) {
     give_back();
     return taken;
   }
@@ -96,7 +105,6 @@ Result<std::shared_ptr<Ticket>> RemoteCore::submit(Submission submission) {
   message.slots = std::move(submission.slots);
   message.param_index = std::move(submission.param_index);
   message.param_value = std::move(submission.param_value);
-  message.region_releases = std::exchange(region_releases_, {});
   message.window_offers = std::exchange(window_offers_, {});
   tickets_.emplace(message.ticket, ticket);
   in_flight_.fetch_add(1, std::memory_order_acq_rel);
@@ -139,45 +147,6 @@ Status RemoteCore::send_locked(const wire::ClientMessage& message, bool submissi
   return {};
 }
 
-Result<RemoteCore::OwnRegion> RemoteCore::request_region(size_t size, bool window) {
-  auto call = std::make_shared<RegionCall>();
-  uint64_t number = 0;
-  {
-    const Guard guard(*this);
-    if (!failure_.ok()) return failure_;
-    number = next_call_++;
-    calls_.emplace(number, call);
-    if (Status sent = send_locked(wire::RegionRequest{number, size, window}, false); !sent.ok()) {
-      calls_.erase(number);
-      end_locked(sent);
-      return sent;
-    }
-  }
-  const Status waited = wait_for([&] { return call->done.load(std::memory_order_acquire); });
-  const Guard guard(*this);
-  calls_.erase(number);
-  if (!waited.ok()) {
-    if (call->done.load(std::memory_order_acquire) && call->answer.status.ok()) {
-      region_releases_.push_back(call->answer.region);
-    }
-    return waited;
-  }
-  GENIE_TRY(call->answer.status);
-  if (!failure_.ok()) return failure_;
-  datapath::RemoteKey key;
-  key.bytes = call->answer.key;
-  const Result<datapath::RemoteRegion> imported = transport_->import_region(endpoint_, key);
-  if (!imported) {
-    region_releases_.push_back(call->answer.region);
-    return Status(imported.code(),
-                  place_ + ": memory for an upload cannot be mapped: " + imported.status().to_string());
-  }
-  if (imported->mapped == nullptr || imported->size < size) {
-    return Status(Errc::kProtocol, place_ + " answered a request for memory with less than was asked for");
-  }
-  return OwnRegion{.region = call->answer.region, .import = *imported};
-}
-
 // -- What the node says ------------------------------------------------------------------------------------------------------
 
 bool RemoteCore::poll_locked() {
@@ -207,17 +176,6 @@ void RemoteCore::on_message_locked(datapath::Completion& completion) {
   Result<wire::NodeMessage> message = wire::decode_node_message(*whole);
   if (!message) return refuse(message.status());
   if (auto* done = std::get_if<wire::CompletionMessage>(&*message)) return on_completion_locked(std::move(*done));
-  if (auto* answer = std::get_if<wire::RegionAnswer>(&*message)) {
-    const auto call = calls_.find(answer->request);
-    if (call == calls_.end()) {
-      // Whoever asked has given up waiting.
-      if (answer->status.ok()) region_releases_.push_back(answer->region);
-      return;
-    }
-    call->second->answer = std::move(*answer);
-    call->second->done.store(true, std::memory_order_release);
-    return notify_waiters();
-  }
   if (const auto* farewell = std::get_if<wire::Farewell>(&*message)) {
     end_locked(farewell->status.ok() ? Status(Errc::kDisconnected, place_ + " ended the session") : farewell->status);
   }
@@ -311,11 +269,6 @@ void RemoteCore::end_locked(const Status& why) {
   }
   tickets_.clear();
   in_flight_.store(0, std::memory_order_release);
-  for (auto& [number, call] : calls_) {
-    call->answer.status = why;
-    call->done.store(true, std::memory_order_release);
-  }
-  calls_.clear();
   notify_waiters();
 }
 
@@ -408,6 +361,7 @@ LinkCounters RemoteCore::counters() const {
   out.uploads = value(uploads_);
   out.upload_bytes = value(upload_bytes_);
   out.upload_copied_bytes = value(upload_copied_bytes_);
+  out.upload_regions = value(upload_regions_);
   out.fetches = value(fetches_);
   out.fetch_bytes = value(fetch_bytes_);
   out.fetch_copied_bytes = value(fetch_copied_bytes_);

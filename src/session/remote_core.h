@@ -14,6 +14,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -25,13 +26,29 @@
 
 namespace genie::session {
 
-inline constexpr size_t kOwnRegionBytes = size_t{256} << 10;  // uploads from here on get a region of their own
+// Uploads from here on lie in a region that is handed over: the bytes that were written become the storage. Smaller ones go
+// through a window and are copied out by the node, which is faster than what a region costs (see docs/performance.md), as
+// long as no more than this waits to be submitted.
+inline constexpr size_t kRegionUploadBytes = size_t{256} << 10;
 
-// A window of memory in the node's reach.
+// Memory that the node copies uploads out of.
 struct UploadWindow {
-  uint64_t region = 0;
-  datapath::RemoteRegion import;
+  uint32_t number = 0;
+  datapath::Region region;
   SpanAllocator places;
+};
+
+// Memory that uploads share, one behind the other, until a submission hands it over as a whole.
+struct OutgoingRegion {
+  datapath::Region region;
+  size_t used = 0;
+  size_t present = 0;     // only its owner's thread makes more of it present
+  uint32_t writers = 0;   // uploads in it that were neither submitted nor dropped
+  std::thread::id owner;  // only this thread puts uploads into it; nobody's while it is empty
+  // Of the submission that is being made.
+  uint32_t leaving = 0;  // of the writers, the ones that it takes along
+  bool departs = false;  // it takes the region along
+  uint32_t number = 0;   // among the regions that it takes along
 };
 
 struct DownloadWindow {
@@ -74,6 +91,7 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
     std::string uri;
     LinkOptions options;
     uint32_t in_flight_max = 1;
+    uint64_t memory_bytes = UINT64_MAX;  // what the node gives a session at most
     std::unique_ptr<datapath::Transport> transport;
     datapath::EndpointId endpoint;
   };
@@ -96,21 +114,14 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   friend class RemoteUpload;
   friend class RemoteFetched;
   class Guard;
-  // An answer of the node to a request for memory.
-  struct RegionCall {
-    std::atomic<bool> done{false};
-    wire::RegionAnswer answer;
-  };
-  struct OwnRegion {
-    uint64_t region = 0;
-    datapath::RemoteRegion import;
-  };
+  using Departing = std::vector<std::unique_ptr<OutgoingRegion>>;
 
   static void add(std::atomic<uint64_t>& counter, uint64_t amount) noexcept {
     counter.fetch_add(amount, std::memory_order_relaxed);
   }
 
   // -- remote_core.cc: progress
+  Result<std::shared_ptr<Ticket>> submit(Submission submission, size_t& handed_over_bytes);
   template <typename Predicate>
   Status wait_for(const Predicate& reached);
   template <typename Predicate>
@@ -125,21 +136,35 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   void notify_waiters() noexcept;
   Status timed_out() const;
 
-  // -- remote_memory.cc: regions and windows
-  Result<OwnRegion> request_region(size_t size, bool window);
+  // -- remote_uploads.cc: where uploads lie
   std::optional<UploadPlace> place_in_window(size_t size);
-  void drop_own_region(const OwnRegion& region) noexcept;
+  Result<UploadPlace> place_in_new_window(size_t size);
+  Result<std::unique_ptr<Upload>> upload_in_region(size_t size);
+  OutgoingRegion* find_region(size_t size);
+  Result<std::unique_ptr<OutgoingRegion>> make_region_locked(size_t size);
+  Status make_present(OutgoingRegion& region, size_t end);
+  void leave_region(OutgoingRegion& region) noexcept;
+  void drop_upload(const UploadPlace& place) noexcept;
   void release_upload(const UploadPlace& place) noexcept;
+  Status take_uploads_locked(Submission& submission, RemoteTicket& ticket, wire::SubmissionMessage& message,
+                             size_t& handed_over_bytes);
+  Departing take_departing(const Submission& submission);
+  Result<std::unique_ptr<OutgoingRegion>> copy_remaining_locked(const Submission& submission);
+  Status hand_over_locked(const Departing& departing, wire::SubmissionMessage& message, size_t& handed_over_bytes);
+  void drop_idle_regions_locked();
+  void prepare_ahead(size_t size);
+
+  // -- remote_memory.cc: where results lie
   Result<DownloadPlace> place_result_locked(size_t size);
   Result<DownloadWindow*> add_download_window_locked(size_t size, bool overflow);
   void drop_idle_windows_locked(wire::SubmissionMessage& message);
   void release_result(const DownloadPlace& place) noexcept;
   Result<std::unique_ptr<Fetched>> make_fetched(const DownloadPlace& place, std::span<const std::byte> inline_bytes);
-  Status take_uploads_locked(Submission& submission, RemoteTicket& ticket, wire::SubmissionMessage& message);
 
   const std::string place_;  // "node 'a' at unix:/path"
   const LinkOptions options_;
   const uint32_t in_flight_max_;
+  const uint64_t memory_bytes_;
   const uint64_t timeout_ns_;
 
   // Guarded by mutex_.
@@ -150,19 +175,18 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   wire::Encoder encoder_;
   wire::Reassembler incoming_;
   std::unordered_map<uint64_t, std::shared_ptr<RemoteTicket>> tickets_;
-  std::unordered_map<uint64_t, std::shared_ptr<RegionCall>> calls_;
-  std::vector<uint64_t> region_releases_;         // to be told with the next submission
-  std::vector<wire::WindowOffer> window_offers_;  // likewise
+  std::vector<wire::WindowOffer> window_offers_;  // to be told with the next submission
   uint64_t next_ticket_ = 1;
-  uint64_t next_call_ = 1;
   uint32_t next_window_ = 0;
   std::vector<datapath::Completion> completions_;
 
   // Guarded by memory_mutex_, except that windows are added and removed with mutex_ held too.
   std::mutex memory_mutex_;
   std::vector<std::unique_ptr<UploadWindow>> upload_windows_;
+  std::vector<std::unique_ptr<OutgoingRegion>> outgoing_;
   std::vector<std::unique_ptr<DownloadWindow>> download_windows_;
   size_t upload_window_bytes_ = 0;
+  size_t waiting_window_bytes_ = 0;  // of uploads that nobody has submitted yet
   size_t download_window_bytes_ = 0;
 
   // Who polls.
@@ -183,6 +207,7 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   std::atomic<uint64_t> uploads_{0};
   std::atomic<uint64_t> upload_bytes_{0};
   std::atomic<uint64_t> upload_copied_bytes_{0};
+  std::atomic<uint64_t> upload_regions_{0};
   std::atomic<uint64_t> fetches_{0};
   std::atomic<uint64_t> fetch_bytes_{0};
   std::atomic<uint64_t> fetch_copied_bytes_{0};
@@ -205,28 +230,29 @@ class RemoteCore::Guard {
   RemoteCore& core_;
 };
 
-// An upload's memory: a place in a window, or a region that becomes the storage.
+// An upload's memory: a place in a window, or in a region that becomes the node's.
 class RemoteUpload final : public Upload {
  public:
   RemoteUpload(std::shared_ptr<RemoteCore> core, UploadPlace place)
-      : core_(std::move(core)), place_(place), bytes_(place.window->import.mapped + place.offset, place.size) {}
-  RemoteUpload(std::shared_ptr<RemoteCore> core, RemoteCore::OwnRegion region, size_t size)
-      : core_(std::move(core)), region_(region), bytes_(region.import.mapped, size) {}
+      : core_(std::move(core)), place_(place), bytes_(place.window->region.data + place.offset, place.size) {}
+  RemoteUpload(std::shared_ptr<RemoteCore> core, OutgoingRegion* region, size_t offset, size_t size)
+      : core_(std::move(core)), region_(region), offset_(offset), bytes_(region->region.data + offset, size) {}
   ~RemoteUpload() override {
-    if (core_ == nullptr || taken_) return;
-    if (place_.window != nullptr) {
-      core_->release_upload(place_);
+    if (taken_) return;
+    if (region_ != nullptr) {
+      core_->leave_region(*region_);
     } else {
-      core_->drop_own_region(region_);
+      core_->drop_upload(place_);
     }
   }
   std::span<std::byte> bytes() override { return bytes_; }
 
  private:
   friend class RemoteCore;
-  std::shared_ptr<RemoteCore> core_;
+  const std::shared_ptr<RemoteCore> core_;
   UploadPlace place_;
-  RemoteCore::OwnRegion region_;
+  OutgoingRegion* region_ = nullptr;
+  size_t offset_ = 0;  // in the region
   std::span<std::byte> bytes_;
   bool taken_ = false;
 };

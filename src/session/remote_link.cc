@@ -110,6 +110,7 @@ Result<std::unique_ptr<Link>> open_remote(std::string_view uri, const LinkOption
   setup.uri = uri;
   setup.options = options;
   setup.in_flight_max = answer->in_flight_max;
+  if (!answer->devices.empty()) setup.memory_bytes = answer->devices.front().memory_bytes;
   Result<std::unique_ptr<datapath::Transport>> transport =
       datapath::make_backend(answer->transport, {.control_timeout_ms = options.progress_timeout_ms});
   GENIE_TRY(transport.status());

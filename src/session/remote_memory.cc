@@ -1,4 +1,4 @@
-// Regions and windows of a RemoteCore: where uploads and results lie.
+// Windows of a RemoteCore: where results lie.
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -12,7 +12,6 @@ namespace {
 
 constexpr size_t kFirstWindowBytes = size_t{256} << 10;
 constexpr size_t kMaxGrowthBytes = size_t{64} << 20;         // a window grows no larger by itself
-constexpr size_t kMaxUploadWindowBytes = size_t{64} << 20;   // of all; beyond, small uploads get regions too
 constexpr size_t kMaxDownloadWindowBytes = size_t{1} << 30;  // of all; beyond, results are copied out
 // A large window that nothing has used for this long is given back.
 constexpr size_t kLargeWindowBytes = size_t{4} << 20;
@@ -34,88 +33,6 @@ size_t grown(size_t total, size_t needed) noexcept {
 }
 
 }  // namespace
-
-Result<std::unique_ptr<Upload>> RemoteCore::begin_upload(size_t size) {
-  if (ended_.load(std::memory_order_acquire)) return failure();
-  if (size < kOwnRegionBytes) {
-    if (const std::optional<UploadPlace> place = place_in_window(size)) {
-      return std::unique_ptr<Upload>(std::make_unique<RemoteUpload>(shared_from_this(), *place));
-    }
-    size_t wanted = 0;
-    {
-      const std::lock_guard lock(memory_mutex_);
-      if (upload_window_bytes_ < kMaxUploadWindowBytes)
-        wanted = std::min(grown(upload_window_bytes_, size), kMaxGrowthBytes / 4);
-    }
-    if (wanted != 0) {
-      Result<OwnRegion> region = request_region(wanted, true);
-      GENIE_TRY(region.status());
-      UploadPlace place;
-      {
-        const std::lock_guard lock(memory_mutex_);
-        upload_window_bytes_ += wanted;
-        upload_windows_.push_back(
-            std::make_unique<UploadWindow>(region->region, region->import, SpanAllocator(region->import.size)));
-        UploadWindow* const window = upload_windows_.back().get();
-        place = {.window = window, .offset = *window->places.allocate(size), .size = size};
-      }
-      return std::unique_ptr<Upload>(std::make_unique<RemoteUpload>(shared_from_this(), place));
-    }
-  }
-  Result<OwnRegion> region = request_region(std::max<size_t>(size, 1), false);
-  GENIE_TRY(region.status());
-  return std::unique_ptr<Upload>(std::make_unique<RemoteUpload>(shared_from_this(), *region, size));
-}
-
-std::optional<UploadPlace> RemoteCore::place_in_window(size_t size) {
-  const std::lock_guard lock(memory_mutex_);
-  for (const auto& window : upload_windows_) {
-    if (const std::optional<size_t> offset = window->places.allocate(size)) {
-      return UploadPlace{.window = window.get(), .offset = *offset, .size = size};
-    }
-  }
-  return std::nullopt;
-}
-
-void RemoteCore::drop_own_region(const OwnRegion& region) noexcept {
-  const Guard guard(*this);
-  (void)transport_->drop_import(region.import);
-  region_releases_.push_back(region.region);
-}
-
-void RemoteCore::release_upload(const UploadPlace& place) noexcept {
-  const std::lock_guard lock(memory_mutex_);
-  place.window->places.release(place.offset, place.size);
-}
-
-Status RemoteCore::take_uploads_locked(Submission& submission, RemoteTicket& ticket, wire::SubmissionMessage& message) {
-  for (const UploadRequest& request : submission.uploads) {
-    const auto* const upload = dynamic_cast<const RemoteUpload*>(request.memory.get());
-    if (upload == nullptr || upload->core_.get() != this) {
-      return {Errc::kInvalidArgument, "the memory of an upload was not made by this link"};
-    }
-  }
-  for (UploadRequest& request : submission.uploads) {
-    auto& upload = static_cast<RemoteUpload&>(*request.memory);
-    wire::UploadEntry& entry = message.uploads.emplace_back();
-    entry.storage = request.storage;
-    entry.size = upload.bytes_.size();
-    upload.taken_ = true;
-    if (upload.place_.window != nullptr) {
-      entry.region = upload.place_.window->region;
-      entry.offset = upload.place_.offset;
-      ticket.uploads_.push_back(upload.place_);
-    } else {
-      // From here on only the node has it: what it takes over must not be writable by anybody else.
-      entry.region = upload.region_.region;
-      entry.whole = true;
-      (void)transport_->drop_import(upload.region_.import);
-    }
-    add(uploads_, 1);
-    add(upload_bytes_, entry.size);
-  }
-  return {};
-}
 
 Result<DownloadPlace> RemoteCore::place_result_locked(size_t size) {
   if (size <= wire::kMaxInlineBytes) return DownloadPlace{.window = nullptr, .offset = 0, .size = size};

@@ -89,7 +89,6 @@ TEST_P(Memory, ReleasedKeysAreStale) {
     Result<Region> again = allocate(*owner, 4096);
     ASSERT_TRUE(again.ok());
     EXPECT_EQ(import(other(*owner), region->remote).code(), Errc::kStale);
-    EXPECT_EQ(owner->transport().take_private(region->key).code(), Errc::kStale);
   }
 }
 
@@ -134,44 +133,79 @@ TEST_P(Memory, ARegionOfAnotherEndpointIsRefused) {
             Errc::kNotFound);
 }
 
-TEST_P(Memory, TakePrivateKeepsTheBytesAndShutsThePeerOut) {
-  for (Side* owner : {&listener(), &client()}) {
-    const SharedPair pair = share(*owner, 100'000);
-    Side& writer = other(*owner);
-    Buffer bytes = make_buffer(100'000, 5);
-    ASSERT_TRUE(writer->write_with_notify(endpoint(writer), bytes, pair.remote, 0, 9, options()).ok());
-    await(*owner, Opcode::kNotified);
-    await(writer, Opcode::kWriteNotify);
-    EXPECT_EQ(owner->transport().take_private(pair.region.key).code(), Errc::kBusy);
-    EXPECT_TRUE(holds({pair.region.data, pair.region.size}, 5)) << "a refusal leaves the region as it was";
-    ASSERT_TRUE(writer->drop_import(pair.remote).ok());
-    Result<Buffer> taken = owner->transport().take_private(pair.region.key);
-    ASSERT_TRUE(taken.ok()) << taken.status().to_string();
-    EXPECT_TRUE(holds(taken->bytes(), 5));
-    EXPECT_EQ(taken->data(), pair.region.data) << "no copy";
-    EXPECT_EQ(import(writer, pair.region.remote).code(), Errc::kStale);
-    EXPECT_EQ(owner->transport().release(pair.region.key).code(), Errc::kStale);
-    std::memset(taken->data(), 0x77, taken->size());
-    EXPECT_EQ(taken->data()[99'999], std::byte{0x77});
+TEST_P(Memory, HandedOverMemoryIsTheTakersAlone) {
+  for (Side* giver : {&client(), &listener()}) {
+    Side& taker = other(*giver);
+    for (const size_t size : {size_t{1}, size_t{5000}, size_t{5} << 20}) {
+      Result<Region> region = giver->transport().prepare(endpoint(*giver), size_t{8} << 20);
+      ASSERT_TRUE(region.ok()) << region.status().to_string();
+      EXPECT_TRUE(all_zero({region->data, size}));
+      std::memset(region->data, 0x5a, size);
+      Result<RemoteKey> key = giver->transport().hand_over(region->key, size, world_->after_ms(20'000));
+      ASSERT_TRUE(key.ok()) << key.status().to_string();
+      EXPECT_EQ(giver->transport().hand_over(region->key, size, world_->after_ms(20'000)).code(), Errc::kStale);
+      EXPECT_EQ(giver->transport().release(region->key).code(), Errc::kStale);
+      Buffer word = make_buffer(8, 1);
+      ASSERT_TRUE((*giver)->send(endpoint(*giver), word, 0, options()).ok());
+      await(taker, Opcode::kReceive);
+      Result<Taken> taken = taker->take(endpoint(taker), *key);
+      ASSERT_TRUE(taken.ok()) << taken.status().to_string();
+      EXPECT_TRUE(taken->final);
+      EXPECT_EQ(taken->memory.size(), size);
+      EXPECT_GE(taken->resident_bytes, size);
+      EXPECT_TRUE(std::ranges::all_of(taken->memory.bytes(), [](std::byte byte) { return byte == std::byte{0x5a}; }));
+      taken->memory.data()[size - 1] = std::byte{1};
+      EXPECT_EQ(taken->memory.data()[size - 1], std::byte{1});
+      EXPECT_EQ(taker->take(endpoint(taker), *key).code(), Errc::kNotFound) << "a key is good once";
+    }
   }
 }
 
-TEST_P(Memory, ARefusedTakeLeavesTheRegionShared) {
-  const SharedPair pair = share(client(), 4096);
-  ASSERT_EQ(client()->take_private(pair.region.key).code(), Errc::kBusy);
-  Buffer bytes = make_buffer(4096, 6);
-  ASSERT_TRUE(listener()->write_with_notify(listener_end_, bytes, pair.remote, 0, 1, options()).ok());
-  await(client(), Opcode::kNotified);
-  EXPECT_TRUE(holds({pair.region.data, pair.region.size}, 6));
+TEST_P(Memory, OnlyPreparedMemoryIsHandedOver) {
+  Result<Region> shared = allocate(client(), 4096);
+  ASSERT_TRUE(shared.ok());
+  EXPECT_EQ(client()->hand_over(shared->key, 4096, world_->after_ms(20'000)).code(), Errc::kInvalidArgument);
+  Result<Region> region = client()->prepare(client_end_, 4096);
+  ASSERT_TRUE(region.ok());
+  EXPECT_EQ(client()->hand_over(region->key, 0, world_->after_ms(20'000)).code(), Errc::kInvalidArgument);
+  EXPECT_EQ(client()->hand_over(region->key, 4097, world_->after_ms(20'000)).code(), Errc::kInvalidArgument);
+  EXPECT_TRUE(client()->release(region->key).ok());
+  EXPECT_EQ(client()->prepare(client_end_, 0).code(), Errc::kInvalidArgument);
+  EXPECT_EQ(client()->prepare(client_end_, SIZE_MAX).code(), Errc::kInvalidArgument);
+}
+
+TEST_P(Memory, MemoryThatWasNotHandedOverCannotBeTaken) {
+  EXPECT_EQ(listener()->take(listener_end_, RemoteKey()).code(), Errc::kNotFound);
+  Result<Region> shared = allocate(client(), 4096);
+  ASSERT_TRUE(shared.ok());
+  EXPECT_EQ(listener()->take(listener_end_, shared->remote).code(), Errc::kNotFound);
+}
+
+TEST_P(Memory, HandingOverBeyondTheQuotaIsSaidToTheTaker) {
+  Result<Region> region = client()->prepare(client_end_, kQuotaBytes + 4096);
+  ASSERT_TRUE(region.ok()) << region.status().to_string();
+  Result<RemoteKey> key = client()->hand_over(region->key, kQuotaBytes + 4096, world_->after_ms(20'000));
+  ASSERT_TRUE(key.ok());
+  EXPECT_EQ(listener()->take(listener_end_, *key).code(), Errc::kQuotaExceeded);
+  // What was taken counts no more.
+  for (int i = 0; i < 3; ++i) {
+    Result<Region> most = client()->prepare(client_end_, kQuotaBytes);
+    ASSERT_TRUE(most.ok());
+    key = client()->hand_over(most->key, kQuotaBytes, world_->after_ms(20'000));
+    ASSERT_TRUE(key.ok());
+    EXPECT_TRUE(listener()->take(listener_end_, *key).ok()) << i;
+  }
 }
 
 TEST_P(Memory, TakenMemoryOutlivesEverything) {
   Buffer kept;
   {
-    Result<Region> region = allocate(client(), 5000);
+    Result<Region> region = client()->prepare(client_end_, 5000);
     ASSERT_TRUE(region.ok());
     std::memset(region->data, 0x33, region->size);
-    kept = std::move(*client()->take_private(region->key));
+    Result<RemoteKey> key = client()->hand_over(region->key, 5000, world_->after_ms(20'000));
+    ASSERT_TRUE(key.ok());
+    kept = std::move(listener()->take(listener_end_, *key)->memory);
   }
   world_.reset();
   EXPECT_EQ(kept.size(), 5000U);
@@ -186,9 +220,7 @@ TEST_P(Memory, RegionsSurviveTheirEndpointUntilReleased) {
   std::memset(pair.region.data, 0x44, pair.region.size);
   EXPECT_EQ(pair.region.data[4999], std::byte{0x44});
   ASSERT_TRUE(listener()->drop_import(pair.remote).ok());
-  Result<Buffer> taken = client()->take_private(pair.region.key);
-  ASSERT_TRUE(taken.ok()) << taken.status().to_string();
-  EXPECT_EQ(taken->data()[0], std::byte{0x44});
+  EXPECT_TRUE(client()->release(pair.region.key).ok());
 }
 
 TEST_P(Memory, BytesBeyondTheQuotaAreRefusedAndComeBackWithARelease) {

@@ -170,27 +170,30 @@ TEST(Failure, TheTokenIsWanted) {
 }
 
 TEST(Failure, QuotaExceeded) {
-  NodeProcess node({"--memory-quota", "1MiB", "--name", "small"});
+  NodeProcess node({"--memory-quota", "8MiB", "--name", "small"});
   ASSERT_TRUE(node.wait_ready()) << node.errors();
   const auto link = open(node);
-  const auto too_large = link->begin_upload(2U << 20);
+  const auto too_large = link->begin_upload(9U << 20);
   EXPECT_EQ(too_large.code(), Errc::kQuotaExceeded);
   EXPECT_NE(too_large.status().text().find("node 'small'"), std::string_view::npos) << too_large.status().to_string();
   EXPECT_NE(too_large.status().text().find("--memory-quota"), std::string_view::npos);
-  Submission both;
-  both.uploads.push_back(filled(*link, 1, 500'000, 1));
-  both.uploads.push_back(filled(*link, 2, 500'000, 2));
-  EXPECT_TRUE(submit(*link, std::move(both))->outcome().status.ok());
+  constexpr size_t kSize = 3'500'000;
+  for (uint64_t id = 1; id <= 2; ++id) {
+    Submission fits;
+    fits.uploads.push_back(filled(*link, id, kSize, 1));
+    EXPECT_TRUE(submit(*link, std::move(fits))->outcome().status.ok());
+  }
   Submission third;
-  third.uploads.push_back(filled(*link, 3, 500'000, 3));
-  third.fetches.push_back({.storage = {3, 0}, .offset = 0, .size = 500'000});
+  third.uploads.push_back(filled(*link, 3, kSize, 3));
+  third.fetches.push_back({.storage = {3, 0}, .offset = 0, .size = kSize});
   const auto refused = submit(*link, std::move(third));
   EXPECT_EQ(refused->outcome().status.code(), Errc::kQuotaExceeded) << refused->outcome().status.to_string();
+  EXPECT_NE(refused->outcome().status.text().find("--memory-quota"), std::string_view::npos);
   EXPECT_EQ(refused->outcome().fetch_status[0].code(), Errc::kPoisoned);
   Submission room;
   room.frees = {1, 3};
-  room.uploads.push_back(filled(*link, 4, 500'000, 4));
-  room.fetches.push_back({.storage = {4, 0}, .offset = 0, .size = 500'000});
+  room.uploads.push_back(filled(*link, 4, kSize, 4));
+  room.fetches.push_back({.storage = {4, 0}, .offset = 0, .size = kSize});
   EXPECT_TRUE(submit(*link, std::move(room))->outcome().status.ok());
 }
 
@@ -295,7 +298,7 @@ TEST(Failure, AClientIsKilledDuringAStep) {
     return report.sessions == 1 && report.templates == 0 && report.in_flight == 0 && report.storages == 1;
   }));
   expect_works(*witness, 11);
-  EXPECT_EQ(node.report().regions, 1U);  // the witness's window
+  EXPECT_EQ(node.report().regions, 2U);  // the witness's windows, one each way
 }
 
 TEST(Failure, TheNodeIsKilledDuringAStep) {
@@ -343,7 +346,7 @@ TEST(Failure, AStoppedNodeIsATimeOut) {
   EXPECT_EQ(waited.code(), Errc::kTimedOut);
   EXPECT_NE(waited.text().find("node 'delta'"), std::string_view::npos) << waited.to_string();
   EXPECT_EQ(link->register_template(test::add_template(1, 1)).code(), Errc::kTimedOut);
-  EXPECT_EQ(link->begin_upload(1U << 20).code(), Errc::kTimedOut);
+  EXPECT_TRUE(link->begin_upload(1U << 20).ok()) << "memory for uploads needs nobody's help";
   node.signal(SIGCONT);
   // Nothing is lost: the node answers when it goes on.
   const Deadline deadline = Deadline::after_ms(kPatienceMs);
@@ -351,11 +354,7 @@ TEST(Failure, AStoppedNodeIsATimeOut) {
   while (later.code() == Errc::kTimedOut && !deadline.expired()) later = link->wait(**ticket);
   EXPECT_TRUE(later.ok()) << later.to_string();
   EXPECT_TRUE((*ticket)->outcome().status.ok());
-  // The memory that was asked for in vain goes back with the next submission.
-  EXPECT_TRUE(node.eventually([&](const control::NodeReport& report) {
-    EXPECT_TRUE(submit(*link, {})->outcome().status.ok());
-    return report.regions == 1;
-  }));
+  expect_works(*link, 11);
 }
 
 TEST(Failure, ALongStepIsNoTimeOutWhileItMoves) {

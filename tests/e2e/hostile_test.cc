@@ -88,18 +88,26 @@ class RawClient {
     return last;
   }
 
-  // A region that the node made for an upload, mapped here.
-  std::pair<uint64_t, datapath::RemoteRegion> region(size_t size, bool window) {
-    EXPECT_TRUE(send(wire::ClientMessage(wire::RegionRequest{1, size, window})));
-    const auto message = receive();
-    if (!message) return {};
-    const auto& answer = std::get<wire::RegionAnswer>(*message);
-    EXPECT_TRUE(answer.status.ok()) << answer.status.to_string();
-    datapath::RemoteKey key;
-    key.bytes = answer.key;
-    const auto imported = transport_->import_region(endpoint_, key);
-    EXPECT_TRUE(imported.ok()) << imported.status().to_string();
-    return {answer.region, *imported};
+  // Memory for uploads that is not handed over yet.
+  datapath::Region prepare(size_t size) {
+    const auto region = transport_->prepare(endpoint_, size);
+    EXPECT_TRUE(region.ok()) << region.status().to_string();
+    return region.ok() ? *region : datapath::Region{};
+  }
+  wire::Key hand_over(const datapath::Region& region, size_t size) {
+    const auto key = transport_->hand_over(region.key, size, Deadline::after_ms(kPatienceMs));
+    EXPECT_TRUE(key.ok()) << key.status().to_string();
+    return key.ok() ? key->bytes : wire::Key{};
+  }
+  wire::Key handed_over(size_t size) { return hand_over(prepare(size), size); }
+
+  // A window, offered with `message`.
+  datapath::Region window(uint32_t number, size_t size, wire::SubmissionMessage& message) {
+    const auto region = transport_->allocate(endpoint_, size, Deadline::after_ms(kPatienceMs));
+    EXPECT_TRUE(region.ok()) << region.status().to_string();
+    if (!region.ok()) return {};
+    message.window_offers.push_back({.window = number, .size = size, .key = region->remote.bytes});
+    return *region;
   }
 
   datapath::Transport& transport() { return *transport_; }
@@ -164,7 +172,8 @@ class Hostile : public ::testing::Test {
     ASSERT_TRUE((*ticket)->outcome().status.ok()) << (*ticket)->outcome().status.to_string();
     EXPECT_EQ((*ticket)->outcome().fetched[0]->bytes()[999], std::byte{7});
     EXPECT_TRUE(node_->eventually([](const control::NodeReport& report) {
-      return report.sessions == 1 && report.storages == 1 && report.in_flight == 0 && report.regions == 1;
+      return report.sessions == 1 && report.storages == 1 && report.in_flight == 0 &&
+             report.regions == 2;  // its windows, one each way
     }));
   }
 
@@ -260,28 +269,25 @@ TEST_F(Hostile, MemoryThatIsNotTheirs) {
     };
   };
   expect_refused(with([](RawClient&, wire::SubmissionMessage& message) {
-                   message.uploads = {{.storage = {1, 0}, .region = 99, .offset = 0, .size = 10, .whole = true}};
+                   message.uploads = {{.storage = {1, 0}, .offset = 0, .size = 10, .region = 99}};
                  }),
-                 "region that the client does not have");
-  expect_refused(
-      with([](RawClient& client, wire::SubmissionMessage& message) {
-        message.uploads = {{.storage = {1, 0}, .region = client.region(4096, true).first, .offset = 4000, .size = 97}};
-      }),
-      "beyond its window");
-  expect_refused(
-      with([](RawClient& client, wire::SubmissionMessage& message) {
-        message.uploads = {
-            {.storage = {1, 0}, .region = client.region(4096, true).first, .offset = UINT64_MAX - 3, .size = 8}};
-      }),
-      "beyond its window");
-  expect_refused(with([](RawClient& client, wire::SubmissionMessage& message) {
-                   message.uploads = {{.storage = {1, 0},
-                                       .region = client.region(4096, false).first,
-                                       .offset = 0,
-                                       .size = 1U << 20,
-                                       .whole = true}};
+                 "region that the submission does not bring");
+  for (const auto& [offset, size] : {std::pair<uint64_t, uint64_t>{4000, 129}, {UINT64_MAX - 3, 8}, {0, UINT64_MAX}}) {
+    expect_refused(with([&](RawClient& client, wire::SubmissionMessage& message) {
+                     (void)client.window(7, 4096, message);
+                     message.uploads = {{.storage = {1, 0}, .offset = offset, .size = size, .window = 7}};
+                   }),
+                   "beyond its window");
+    expect_refused(with([&](RawClient& client, wire::SubmissionMessage& message) {
+                     message.regions = {client.handed_over(4096)};
+                     message.uploads = {{.storage = {1, 0}, .offset = offset / 64 * 64, .size = size, .region = 0}};
+                   }),
+                   "beyond its region");
+  }
+  expect_refused(with([](RawClient&, wire::SubmissionMessage& message) {
+                   message.uploads = {{.storage = {1, 0}, .offset = 0, .size = 10, .window = 7}};
                  }),
-                 "not what its region");
+                 "beyond its window");
   expect_refused(with([](RawClient&, wire::SubmissionMessage& message) {
                    message.fetches = {{.storage = {1, 0}, .offset = 0, .size = 10, .window = 3, .window_offset = 0}};
                  }),
@@ -290,7 +296,6 @@ TEST_F(Hostile, MemoryThatIsNotTheirs) {
                    message.fetches = {{.storage = {1, 0}, .offset = 0, .size = 1U << 20}};
                  }),
                  "too large to ride");
-  expect_refused(with([](RawClient&, wire::SubmissionMessage& message) { message.region_releases = {5}; }), "released");
   expect_refused(with([](RawClient&, wire::SubmissionMessage& message) { message.window_drops = {5}; }),
                  "never offered");
   expect_refused(with([](RawClient&, wire::SubmissionMessage& message) {
@@ -299,6 +304,72 @@ TEST_F(Hostile, MemoryThatIsNotTheirs) {
                    message.window_offers = {offer};
                  }),
                  "");
+}
+
+TEST_F(Hostile, RegionsForUploadsThatAreNotWhatTheySay) {
+  const auto submit = [](RawClient& client, std::vector<wire::Key> regions, std::vector<wire::UploadEntry> uploads) {
+    wire::SubmissionMessage message{.ticket = 1};
+    message.regions = std::move(regions);
+    message.uploads = std::move(uploads);
+    (void)client.send(wire::ClientMessage(message));
+  };
+  expect_refused([&](RawClient& client) { submit(client, {wire::Key{}}, {}); }, "not handed over");
+  expect_refused(
+      [&](RawClient& client) {
+        const wire::Key key = client.handed_over(4096);
+        submit(client, {key, key}, {});
+      },
+      "not handed over");
+  expect_refused(
+      [&](RawClient& client) {
+        const wire::Key key = client.handed_over(4096);
+        submit(client, {key}, {});
+        submit(client, {key}, {});
+      },
+      "not handed over");
+  expect_refused(
+      [&](RawClient& client) {
+        submit(client, {client.handed_over(4096)},
+               {{.storage = {1, 0}, .offset = 128, .size = 100}, {.storage = {2, 0}, .offset = 64, .size = 65}});
+      },
+      "overlap");
+  expect_refused(
+      [&](RawClient& client) {
+        submit(client, {client.handed_over(4096)}, {{.storage = {1, 0}, .offset = 8, .size = 16}});
+      },
+      "beyond its region");
+  expect_refused([&](RawClient& client) { submit(client, std::vector<wire::Key>(wire::kMaxRegions + 1), {}); },
+                 "regions");
+}
+
+// Pages that were never written are the node's to find: they read as zeros and count against the quota.
+TEST_F(Hostile, ARegionFullOfHoles) {
+  RawClient client(*node_);
+  ASSERT_TRUE(client.connect());
+  const size_t size = size_t{32} << 20;
+  wire::SubmissionMessage message{.ticket = 1};
+  message.regions = {client.handed_over(size)};
+  message.uploads = {{.storage = {1, 0}, .offset = 0, .size = size}};
+  message.fetches = {{.storage = {1, 0}, .offset = size - 8, .size = 8}};
+  ASSERT_TRUE(client.send(wire::ClientMessage(message)));
+  const auto answer = client.receive();
+  ASSERT_TRUE(answer.has_value());
+  const auto& completion = std::get<wire::CompletionMessage>(*answer);
+  EXPECT_TRUE(completion.status.ok()) << completion.status.to_string();
+  EXPECT_EQ(completion.fetched.at(0).bytes, std::vector<std::byte>(8));
+  EXPECT_TRUE(node_->eventually([&](const control::NodeReport& report) { return report.storage_bytes >= size; }));
+}
+
+TEST_F(Hostile, AnotherClientsRegion) {
+  RawClient victim(*node_);
+  ASSERT_TRUE(victim.connect());
+  const wire::Key key = victim.handed_over(4096);
+  RawClient thief(*node_);
+  ASSERT_TRUE(thief.connect());
+  wire::SubmissionMessage message;
+  message.regions = {key};
+  (void)thief.send(wire::ClientMessage(message));
+  EXPECT_EQ(thief.farewell().code(), Errc::kProtocol);
 }
 
 TEST_F(Hostile, AnotherClientsKey) {
@@ -321,11 +392,13 @@ TEST_F(Hostile, MoreInFlightThanAllowed) {
         // Slow ones again and again, so that the worker stays behind however slowly we get to run: each copies a window
         // several times.
         const size_t bytes = size_t{16} << 20;
-        const uint64_t window = client.region(bytes, true).first;
+        wire::SubmissionMessage first{.ticket = 1};
+        (void)client.window(7, bytes, first);
+        if (!client.send(wire::ClientMessage(first))) return;
         for (uint32_t i = 0; i < 4 * client.answer().in_flight_max; ++i) {
-          wire::SubmissionMessage message{.ticket = i + 1};
+          wire::SubmissionMessage message{.ticket = i + 2};
           if (i % 32 == 0) {
-            message.uploads.resize(8, {.storage = {1, 0}, .region = window, .offset = 0, .size = bytes});
+            message.uploads.resize(8, {.storage = {1, 0}, .offset = 0, .size = bytes, .window = 7});
           }
           if (!client.send(wire::ClientMessage(message))) return;
         }
@@ -333,28 +406,34 @@ TEST_F(Hostile, MoreInFlightThanAllowed) {
       "in flight");
 }
 
+// A client that keeps a way to write what it hands over: here a second mapping, which makes the seal fail.
 TEST_F(Hostile, RewritingAnUploadThatItStillMaps) {
   RawClient client(*node_);
   ASSERT_TRUE(client.connect());
   const size_t size = 1U << 20;
-  const auto [region, mapped] = client.region(size, false);
-  std::memset(mapped.mapped, 1, size);
-  wire::SubmissionMessage message;
-  message.ticket = 1;
-  message.uploads = {{.storage = {1, 0}, .region = region, .offset = 0, .size = size, .whole = true}};
+  const datapath::Region region = client.prepare(size);
+  std::memset(region.data, 1, size);
+  void* const kept = ::mremap(region.data, 0, size, MREMAP_MAYMOVE);  // of length 0: another mapping of the same pages
+  ASSERT_NE(kept, MAP_FAILED) << std::strerror(errno);
+  wire::SubmissionMessage message{.ticket = 1};
+  message.regions = {client.hand_over(region, size)};
+  message.uploads = {{.storage = {1, 0}, .offset = 0, .size = size / 2},
+                     {.storage = {2, 0}, .offset = size / 2, .size = size / 2}};
   ASSERT_TRUE(client.send(wire::ClientMessage(message)));
   const auto first = client.receive();
   ASSERT_TRUE(first.has_value());
-  // It could not be taken away from us, so it was copied.
+  // The node saw that and made copies.
   EXPECT_EQ(std::get<wire::CompletionMessage>(*first).upload_copied_bytes, size);
-  std::memset(mapped.mapped, 2, size);
-  wire::SubmissionMessage fetch;
-  fetch.ticket = 2;
-  fetch.fetches = {{.storage = {1, 0}, .offset = size - 8, .size = 8}};
+  std::memset(kept, 2, size);
+  wire::SubmissionMessage fetch{.ticket = 2};
+  fetch.fetches = {{.storage = {1, 0}, .offset = 0, .size = 8}, {.storage = {2, 0}, .offset = size / 2 - 8, .size = 8}};
   ASSERT_TRUE(client.send(wire::ClientMessage(fetch)));
   const auto second = client.receive();
   ASSERT_TRUE(second.has_value());
-  EXPECT_EQ(std::get<wire::CompletionMessage>(*second).fetched.at(0).bytes, std::vector<std::byte>(8, std::byte{1}));
+  for (const wire::FetchedEntry& fetched : std::get<wire::CompletionMessage>(*second).fetched) {
+    EXPECT_EQ(fetched.bytes, std::vector<std::byte>(8, std::byte{1}));
+  }
+  ::munmap(kept, size);
 }
 
 // What the seals are for: a file that shrinks under the node would end it with SIGBUS.
@@ -362,19 +441,22 @@ TEST_F(Hostile, TruncatingASharedRegion) {
   RawClient client(*node_);
   ASSERT_TRUE(client.connect());
   const size_t size = 1U << 20;
-  const auto [region, mapped] = client.region(size, true);
-  std::memset(mapped.mapped, 1, size);
-  const auto begin = reinterpret_cast<uintptr_t>(mapped.mapped);
-  char path[128];
-  std::snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", begin, begin + size);
-  const int fd = ::open(path, O_RDWR | O_CLOEXEC);
-  if (fd < 0) GTEST_SKIP() << "only a privileged process can open its own mappings: " << std::strerror(errno);
-  EXPECT_NE(::ftruncate(fd, 0), 0);
-  EXPECT_EQ(errno, EPERM);
-  ::close(fd);
-  wire::SubmissionMessage message;
-  message.ticket = 1;
-  message.uploads = {{.storage = {1, 0}, .region = region, .offset = 0, .size = size}};
+  wire::SubmissionMessage message{.ticket = 1};
+  const datapath::Region window = client.window(7, size, message);
+  const datapath::Region region = client.prepare(size);
+  for (const std::byte* mapped : {window.data, region.data}) {
+    const auto begin = reinterpret_cast<uintptr_t>(mapped);
+    char path[128];
+    std::snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", begin, begin + size);
+    const int fd = ::open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0) GTEST_SKIP() << "only a privileged process can open its own mappings: " << std::strerror(errno);
+    EXPECT_NE(::ftruncate(fd, 0), 0);
+    EXPECT_EQ(errno, EPERM);
+    ::close(fd);
+  }
+  message.regions = {client.hand_over(region, size)};
+  message.uploads = {{.storage = {1, 0}, .offset = 0, .size = size, .window = 7},
+                     {.storage = {2, 0}, .offset = 0, .size = size}};
   ASSERT_TRUE(client.send(wire::ClientMessage(message)));
   const auto answer = client.receive();
   ASSERT_TRUE(answer.has_value());
@@ -398,17 +480,6 @@ TEST_F(Hostile, SessionIdsAreNotGuessed) {
   const std::vector<std::byte> bytes(100);
   EXPECT_EQ((*control)->register_template("1", bytes, Deadline::after_ms(kPatienceMs)).code(), Errc::kNotFound);
   EXPECT_TRUE((*control)->close("1", Deadline::after_ms(kPatienceMs)).ok());
-}
-
-TEST_F(Hostile, RequestsForTooMuchMemory) {
-  RawClient client(*node_);
-  ASSERT_TRUE(client.connect());
-  for (const uint64_t size : {uint64_t{0}, UINT64_MAX, uint64_t{1} << 60}) {
-    ASSERT_TRUE(client.send(wire::ClientMessage(wire::RegionRequest{1, size, false})));
-    const auto message = client.receive();
-    ASSERT_TRUE(message.has_value());
-    EXPECT_FALSE(std::get<wire::RegionAnswer>(*message).status.ok()) << size;
-  }
 }
 
 }  // namespace

@@ -208,16 +208,6 @@ TEST(RemoteLink, BusyPollingWorksToo) {
   EXPECT_TRUE(holds(submit(*link, std::move(submission))->outcome().fetched[0]->bytes(), 1));
 }
 
-TEST(RemoteLink, UnusedUploadsAreGivenBack) {
-  NodeProcess node;
-  ASSERT_TRUE(node.wait_ready()) << node.errors();
-  const auto link = open(node);
-  (void)filled(*link, 1, 1U << 20);
-  EXPECT_EQ(node.report().regions, 1U);
-  (void)submit(*link, {});
-  EXPECT_TRUE(node.eventually([](const control::NodeReport& report) { return report.regions == 0; }));
-}
-
 TEST(RemoteLink, ClosingLeavesNothingBehind) {
   NodeProcess node;
   ASSERT_TRUE(node.wait_ready()) << node.errors();

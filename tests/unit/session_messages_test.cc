@@ -18,8 +18,8 @@ SubmissionMessage sample_submission() {
   message.stream = 3;
   message.epoch = 9;
   message.frees = {1, 2, 3};
-  message.uploads = {{.storage = {4, 5}, .region = 6, .offset = 7, .size = 8, .whole = true},
-                     {.storage = {9, 1}, .region = 2, .offset = 64, .size = 100, .whole = false}};
+  message.uploads = {{.storage = {4, 5}, .offset = 7, .size = 8, .region = 6},
+                     {.storage = {9, 1}, .offset = 64, .size = 100, .window = 2}};
   message.template_id = 12;
   message.slots = {{.id = 1, .version_in = 2, .version_out = 3, .size_bytes = 4}};
   message.param_index = {0, 5};
@@ -30,7 +30,7 @@ SubmissionMessage sample_submission() {
   for (size_t i = 0; i < offer.key.size(); ++i) offer.key[i] = std::byte(i * 7);
   message.window_offers = {offer};
   message.window_drops = {8};
-  message.region_releases = {9, 10};
+  message.regions = {offer.key, {}};
   return message;
 }
 
@@ -85,8 +85,8 @@ TEST(SessionMessages, SubmissionComesBackAsItWas) {
   EXPECT_EQ(got.uploads[0].region, 6U);
   EXPECT_EQ(got.uploads[0].offset, 7U);
   EXPECT_EQ(got.uploads[0].size, 8U);
-  EXPECT_TRUE(got.uploads[0].whole);
-  EXPECT_FALSE(got.uploads[1].whole);
+  EXPECT_EQ(got.uploads[0].window, kInlineWindow);
+  EXPECT_EQ(got.uploads[1].window, 2U);
   EXPECT_EQ(got.template_id, 12U);
   ASSERT_EQ(got.slots.size(), 1U);
   EXPECT_EQ(got.slots[0].id, 1U);
@@ -104,7 +104,7 @@ TEST(SessionMessages, SubmissionComesBackAsItWas) {
   EXPECT_EQ(got.window_offers[0].key, sent.window_offers[0].key);
   EXPECT_EQ(got.window_offers[0].size, 4096U);
   EXPECT_EQ(got.window_drops, sent.window_drops);
-  EXPECT_EQ(got.region_releases, sent.region_releases);
+  EXPECT_EQ(got.regions, sent.regions);
 }
 
 TEST(SessionMessages, CompletionComesBackAsItWas) {
@@ -132,20 +132,6 @@ TEST(SessionMessages, CompletionComesBackAsItWas) {
 }
 
 TEST(SessionMessages, SmallMessagesComeBackAsTheyWere) {
-  Copy request(encoded(ClientMessage(RegionRequest{1, 2, true})));
-  const auto got_request = decode_client_message(request.span());
-  ASSERT_TRUE(got_request.ok());
-  EXPECT_EQ(std::get<RegionRequest>(*got_request).size, 2U);
-  EXPECT_TRUE(std::get<RegionRequest>(*got_request).window);
-
-  RegionAnswer answer{.request = 4, .status = Errc::kQuotaExceeded, .region = 5};
-  answer.key[31] = std::byte{0xFF};
-  Copy answered(encoded(NodeMessage(answer)));
-  const auto got_answer = decode_node_message(answered.span());
-  ASSERT_TRUE(got_answer.ok());
-  EXPECT_EQ(std::get<RegionAnswer>(*got_answer).key, answer.key);
-  EXPECT_EQ(std::get<RegionAnswer>(*got_answer).status.code(), Errc::kQuotaExceeded);
-
   Copy progress(encoded(NodeMessage(Progress{99})));
   const auto got_progress = decode_node_message(progress.span());
   ASSERT_TRUE(got_progress.ok());

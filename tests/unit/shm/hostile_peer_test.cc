@@ -328,20 +328,55 @@ TEST_F(HostilePeerTest, ReleasingTheListenersRegionIsRefused) {
   EXPECT_TRUE(listener_->release(region->key).ok());
 }
 
-TEST_F(HostilePeerTest, AClientThatKeepsItsMappingOnlyMakesTakingBusy) {
+TEST_F(HostilePeerTest, WhatAClientHandsOverIsLookedAt) {
   Client client = shake_hands();
-  Result<Region> region = listener_->allocate(client.at_listener, 4096, Deadline::after_ms(20'000));
-  ASSERT_TRUE(region.ok());
-  Incoming imported =
-      request(client, ControlMessage{.type = ControlType::kImport, .request = 1, .key = region->remote});
-  ASSERT_EQ(imported.message.status, 0U);
+  const auto hand_over = [&](uint32_t number, uint64_t size, int fd) {
+    const RemoteKey key = shm::pack_key({.index = number, .size = size});
+    EXPECT_TRUE(client.channel.send(ControlMessage{.type = ControlType::kHandOver, .size = size, .key = key}, fd).ok());
+    return key;
+  };
+  const FileDescriptor good = std::move(*make_sealed_memory(4096));
+  EXPECT_FALSE(listener_->take(client.at_listener, hand_over(1, 4096, good.get()))->final) << "it can still write";
+  EXPECT_EQ(listener_->take(client.at_listener, hand_over(2, 8192, good.get())).code(), Errc::kProtocol);
+  EXPECT_EQ(listener_->take(client.at_listener, hand_over(3, 0, good.get())).code(), Errc::kInvalidArgument);
+  EXPECT_EQ(listener_->take(client.at_listener, hand_over(4, UINT64_MAX, good.get())).code(), Errc::kQuotaExceeded);
+  EXPECT_EQ(listener_->take(client.at_listener, hand_over(5, 4096, -1)).code(), Errc::kQuotaExceeded);
+  const FileDescriptor loose(::memfd_create("loose", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  ASSERT_EQ(::ftruncate(loose.get(), 4096), 0);
+  EXPECT_EQ(listener_->take(client.at_listener, hand_over(6, 4096, loose.get())).code(), Errc::kProtocol);
+  ASSERT_TRUE(seal_against_writing(good.get()).ok());
+  const RemoteKey sealed = hand_over(7, 4096, good.get());
+  EXPECT_EQ(listener_->take(client.at_listener, shm::pack_key({.index = 7, .size = 100})).code(), Errc::kNotFound);
+  EXPECT_TRUE(listener_->take(client.at_listener, sealed)->final);
+}
+
+// Huge pages of the pool without the seal: a hole would be a signal in whoever reads it.
+TEST_F(HostilePeerTest, UnsealedPagesOfThePoolAreRefused) {
+  const FileDescriptor pool(::memfd_create("pool", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB));
+  if (!pool.valid()) GTEST_SKIP() << "no huge pages of 2 MiB";
+  constexpr size_t kSize = size_t{2} << 20;
+  ASSERT_EQ(::ftruncate(pool.get(), kSize), 0);
+  ASSERT_EQ(::fcntl(pool.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), 0);
+  EXPECT_EQ(take_memory(pool.get(), kSize).code(), Errc::kProtocol);
+}
+
+TEST_F(HostilePeerTest, MemoryThatIsNeverTakenHitsItsQuotaAndGoesWithTheClient) {
+  const size_t before = open_descriptors();
   {
-    const SharedMapping held = std::move(*SharedMapping::map(imported.fd.get(), 4096));
-    EXPECT_EQ(listener_->take_private(region->key).code(), Errc::kBusy);
+    Client client = shake_hands();
+    const FileDescriptor memory = std::move(*make_sealed_memory(4096));
+    std::array<Completion, 16> out;
+    bool thrown_out = false;
+    for (uint32_t i = 0; i < 20'000 && !thrown_out; ++i) {
+      const ControlMessage flood{
+          .type = ControlType::kHandOver, .size = 4096, .key = shm::pack_key({.index = i, .size = 4096})};
+      (void)client.channel.send(flood, memory.get());
+      const size_t count = listener_->poll(out);
+      for (size_t k = 0; k < count; ++k) thrown_out |= out[k].opcode == Opcode::kDisconnected;
+    }
+    EXPECT_TRUE(thrown_out);
   }
-  ASSERT_EQ(::fcntl(imported.fd.get(), F_ADD_SEALS, F_SEAL_SEAL), 0);
-  EXPECT_EQ(listener_->take_private(region->key).code(), Errc::kPermission);
-  EXPECT_TRUE(listener_->release(region->key).ok());
+  EXPECT_LE(open_descriptors(), before);
 }
 
 TEST_F(HostilePeerTest, AClientThatSealsItsRegionMakesItStale) {

@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 namespace genie::datapath {
@@ -57,40 +59,49 @@ TEST_F(SharedMemoryTest, ADescriptorOfAnotherSizeIsRefused) {
   EXPECT_EQ(SharedMapping::map(fd_.get(), 0).code(), Errc::kProtocol);
 }
 
-TEST_F(SharedMemoryTest, TakePrivateShutsEveryWriterOut) {
-  SharedMapping ours = std::move(*SharedMapping::map(fd_.get(), kSize));
-  std::byte* const where = ours.data();
+TEST_F(SharedMemoryTest, ASealShutsEveryWriterOut) {
   {
-    SharedMapping theirs = std::move(*SharedMapping::map(fd_.get(), kSize));
-    std::memset(theirs.data(), 0x21, kSize);
-    EXPECT_EQ(ours.take_private(fd_.get(), kSize).code(), Errc::kBusy);
-    theirs.data()[0] = std::byte{0x22};
-    EXPECT_EQ(ours.data()[0], std::byte{0x22}) << "still shared";
+    const SharedMapping mapped = std::move(*SharedMapping::map(fd_.get(), kSize));
+    std::memset(mapped.data(), 0x21, kSize);
+    EXPECT_FALSE(seal_against_writing(fd_.get()).ok()) << "somebody maps it writable";
+    const Result<Taken> early = take_memory(fd_.get(), kSize);
+    ASSERT_TRUE(early.ok());
+    EXPECT_FALSE(early->final);
+    EXPECT_EQ(early->memory.data()[0], std::byte{0x21});
   }
-  Result<Buffer> taken = ours.take_private(fd_.get(), kSize);
+  ASSERT_TRUE(seal_against_writing(fd_.get()).ok());
+  const Result<Taken> taken = take_memory(fd_.get(), kSize);
   ASSERT_TRUE(taken.ok());
-  EXPECT_EQ(taken->data(), where);
-  EXPECT_EQ(taken->size(), kSize);
-  EXPECT_EQ(taken->data()[0], std::byte{0x22});
-  EXPECT_EQ(ours.data(), nullptr);
+  EXPECT_TRUE(taken->final);
+  EXPECT_EQ(taken->memory.size(), kSize);
+  EXPECT_GE(taken->resident_bytes, kSize);
   const char byte = 1;
   EXPECT_LT(::pwrite(fd_.get(), &byte, 1, 0), 0);
   EXPECT_NE(::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096), 0);
   EXPECT_EQ(SharedMapping::map(fd_.get(), kSize).code(), Errc::kStale);
-  taken->data()[0] = std::byte{0x55};
+  taken->memory.data()[0] = std::byte{0x55};
   char original = 0;
   EXPECT_EQ(::pread(fd_.get(), &original, 1, 0), 1);
-  EXPECT_EQ(original, 0x22) << "our writes stay ours";
+  EXPECT_EQ(original, 0x21) << "the taker's writes are its own";
 }
 
-TEST_F(SharedMemoryTest, APeerThatForbidsSealsMakesTakingImpossible) {
-  SharedMapping ours = std::move(*SharedMapping::map(fd_.get(), kSize));
-  ASSERT_EQ(::fcntl(fd_.get(), F_ADD_SEALS, F_SEAL_SEAL), 0);
-  EXPECT_EQ(ours.take_private(fd_.get(), kSize).code(), Errc::kPermission);
-  ours.data()[0] = std::byte{1};
-  char shared = 0;
-  EXPECT_EQ(::pread(fd_.get(), &shared, 1, 0), 1);
-  EXPECT_EQ(shared, 1) << "still shared";
+TEST_F(SharedMemoryTest, MemoryThatMayShrinkOrIsShorterIsNotTaken) {
+  EXPECT_EQ(take_memory(fd_.get(), 100'000).code(), Errc::kProtocol);
+  EXPECT_EQ(take_memory(fd_.get(), 0).code(), Errc::kProtocol);
+  EXPECT_EQ(take_memory(fd_.get(), SIZE_MAX).code(), Errc::kProtocol);
+  const FileDescriptor open(::memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  ASSERT_EQ(::ftruncate(open.get(), 4096), 0);
+  EXPECT_EQ(take_memory(open.get(), 4096).code(), Errc::kProtocol);
+  ASSERT_EQ(::fcntl(open.get(), F_ADD_SEALS, F_SEAL_WRITE), 0) << "sealed against writing alone";
+  EXPECT_EQ(take_memory(open.get(), 4096).code(), Errc::kProtocol);
+  const FileDescriptor device(::open("/dev/zero", O_RDWR | O_CLOEXEC));
+  EXPECT_EQ(take_memory(device.get(), 4096).code(), Errc::kProtocol);
+  char path[] = "/tmp/genie-file-XXXXXX";
+  const FileDescriptor file(::mkstemp(path));
+  ::unlink(path);
+  ASSERT_EQ(::ftruncate(file.get(), 4096), 0);
+  EXPECT_EQ(take_memory(file.get(), 4096).code(), Errc::kProtocol);
+  EXPECT_EQ(take_memory(-1, 4096).code(), Errc::kProtocol);
 }
 
 }  // namespace
