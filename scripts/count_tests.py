@@ -14,6 +14,21 @@ import sys
 CASE = re.compile(r"^\[ +(OK|FAILED|SKIPPED) +\] (\S+?)(?:, where .*)? \(\d+ ms\)$")
 
 
+PYTEST = re.compile(r"^(?:=+ )?((?:\d+ (?:passed|failed|errors?|skipped|warnings?|deselected)(?:, )?)+) in [\d.]+s")
+
+
+def count_pytest(name, lines):
+    """The closing line of pytest, where there is one: "12 passed, 1 failed in 3.21s"."""
+    counts = {}
+    for line in lines:
+        if match := PYTEST.match(line):
+            counts = {word.rstrip("s"): int(number) for number, word in re.findall(r"(\d+) (\w+)", match.group(1))}
+    wrong = [line for line in lines if re.match(r"(FAILED|ERROR) ", line)]
+    failed = [f"{name}: {line}" for line in wrong] or [name] * (counts.get("failed", 0) + counts.get("error", 0))
+    skipped = [f"{name}: {line}" for line in lines if line.startswith("SKIPPED ")]
+    return counts.get("passed", 0), failed, skipped
+
+
 def skip_reason(lines, index):
     """GoogleTest prints "file:line: Skipped" and the reason above the line that ends the case."""
     reason = []
@@ -42,6 +57,8 @@ def count(entry):
             failed.append(f"{name}: {case}")
         else:
             skipped.append(f"{name}: {case}: {skip_reason(lines, index)}")
+    if not passed and not failed and not skipped:
+        passed, failed, skipped = count_pytest(name, lines)
     if result == "SKIP":
         last = next((line.strip() for line in reversed(lines) if line.strip()), "no reason given")
         skipped.append(f"{name}: {last}")

@@ -9,6 +9,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 "$GENIE_ROOT/scripts/setup.sh"
 configure build
 build build tools/genie tools/genie-node examples/char_gpt/char_gpt
+# The Python module, where there is a torch wheel to build it for.
+if grep -q '^build python:' "$GENIE_ROOT/build/build.ninja"; then build build python; fi
 
 scratch=$(mktemp -d)
 node=

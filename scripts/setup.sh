@@ -13,7 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 # Why each is there: docs/dependencies.md.
 packages=(
   # tools
-  g++ meson ninja-build ccache pkg-config cmake binutils git ca-certificates python3 python3-venv python3-yaml
+  g++ meson ninja-build ccache pkg-config cmake binutils git ca-certificates python3 python3-dev python3-venv python3-yaml
   clang-format clang-tidy gcovr
   # the runtime
   libspdlog-dev libfmt-dev libyaml-cpp-dev libxxhash-dev libcli11-dev nlohmann-json3-dev
@@ -90,7 +90,21 @@ install_torch() {
   [ "$(torch_version_in "$venv")" = "$GENIE_TORCH_VERSION" ] || die "pip left no torch $GENIE_TORCH_VERSION in .venv"
 }
 
+# Tests of the Python side; torch without numpy warns at import. And `import genie` finds this checkout's build.
+install_python() {
+  local venv=$GENIE_ROOT/.venv
+  [ -x "$venv/bin/python" ] || return 0
+  if ! "$venv/bin/python" -c 'import numpy, pytest, expecttest, yaml' 2>/dev/null; then
+    say "python: installing numpy, pytest, expecttest and pyyaml into .venv"
+    "$venv/bin/pip" install --quiet --no-input numpy pytest expecttest pyyaml </dev/null >&2 || die "pip could not install them"
+  fi
+  local packages
+  packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+  printf '%s\n' "$GENIE_ROOT/frontend/python" "$GENIE_ROOT/build/frontend/python" >"$packages/genie.pth"
+}
+
 command -v apt-get >/dev/null && command -v dpkg-query >/dev/null ||
   die "this script knows Debian's packages only; install the counterparts of the list in it by hand"
 install_packages
 install_torch
+install_python

@@ -13,7 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 suites=(main install sanitizers tsan coverage format)
 declare -A about=(
-  [main]="unit, conformance, frontend and end-to-end tests, release build (build/)"
+  [main]="unit, conformance, frontend, end-to-end and Python tests, op_db among them, release build (build/)"
   [install]="the installed library, used from outside the tree through pkg-config and through CMake; its exported symbols"
   [sanitizers]="the main tests under AddressSanitizer and UndefinedBehaviorSanitizer (build-asan/)"
   [tsan]="queues, transports and the other threaded parts below torch under ThreadSanitizer (build-tsan/)"
@@ -83,7 +83,7 @@ release_build() {
 
 suite_main() {
   release_build
-  run_meson_tests main build --suite main
+  run_meson_tests main build --suite main --suite python
 }
 
 suite_sanitizers() {
@@ -114,7 +114,7 @@ suite_coverage() {
   configure build-coverage -Doptimization=0 -Db_coverage=true -Dcpp_args=-fprofile-update=atomic
   build build-coverage
   find "$GENIE_ROOT/build-coverage" -name '*.gcda' -delete
-  run_meson_tests coverage build-coverage --suite main --timeout-multiplier 4
+  run_meson_tests coverage build-coverage --suite main --suite python --timeout-multiplier 4
   check coverage "line coverage of frontend, src and datapath" \
     "$GENIE_ROOT/scripts/coverage.sh" "$GENIE_ROOT/build-coverage"
 }

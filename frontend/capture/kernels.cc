@@ -144,6 +144,11 @@ at::Tensor& set_source_storage(at::Tensor& self, at::Storage source, int64_t off
   return self;
 }
 
+at::Tensor& set_whole_storage(at::Tensor& self, at::Storage source) {
+  const auto count = static_cast<int64_t>(source.nbytes() / self.element_size());
+  return set_source_storage(self, std::move(source), 0, {count}, {});
+}
+
 at::Tensor& set_source_tensor(at::Tensor& self, const at::Tensor& source) {
   return set_source_storage(self, source.storage(), source.storage_offset(), source.sizes(), source.strides());
 }
@@ -290,6 +295,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("_local_scalar_dense", TORCH_FN(local_scalar_dense));
   library.impl("equal", TORCH_FN(equal));
   library.impl("resize_", TORCH_FN(resize_));
+  library.impl("set_.source_Storage", TORCH_FN(set_whole_storage));
   library.impl("set_.source_Storage_storage_offset", TORCH_FN(set_source_storage));
   library.impl("set_.source_Tensor", TORCH_FN(set_source_tensor));
   library.impl("set_", TORCH_FN(set_empty));

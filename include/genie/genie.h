@@ -62,7 +62,7 @@ GENIE_API bool is_remote(const at::Tensor& tensor);
 // Whether the node has been told to compute it: nothing captured for it waits to be sent.
 GENIE_API bool is_materialized(const at::Tensor& tensor);
 
-struct Description {
+struct GENIE_API Description {
   std::string op;      // what wrote it last: "aten::addmm", "upload", "empty"
   std::string shape;   // "[2, 3]"
   std::string dtype;   // "Float"

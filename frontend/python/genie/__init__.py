@@ -1,0 +1,77 @@
+"""Genie: accelerators of other machines as devices of this PyTorch program.
+
+    import genie, torch
+    session = genie.connect("embedded:")          # or "unix:/path.sock", "tcp://host:port"
+    x = torch.randn(3, 4, device="remote_accelerator:0")
+    print((x @ x.t()).relu().cpu())
+
+Operations on the device are captured and run on a node when a value is needed. Everything else is PyTorch.
+"""
+
+import torch  # first: it brings the libraries that genie_native is linked to
+
+from genie_native import (
+    Description,
+    Error,
+    Graph,
+    GraphNode,
+    GraphValue,
+    Session,
+    Stats,
+    connect,
+    describe,
+    graph,
+    is_lazy,
+    is_materialized,
+    is_remote,
+    materialize,
+    set_lazy,
+    stats,
+    synchronize,
+)
+
+from . import _device
+
+_device.register()
+
+# Names of Genie's first prototype, kept for the programs that use them.
+get_graph = graph
+MaterializationError = Error
+UnsupportedOperationError = NotImplementedError
+
+
+class _RemoteTensor(type):
+    def __instancecheck__(cls, value):
+        return isinstance(value, torch.Tensor) and is_remote(value)
+
+
+class LazyTensor(metaclass=_RemoteTensor):
+    """Not a class of its own: isinstance(t, genie.LazyTensor) asks whether a tensor is on the remote device."""
+
+    def __new__(cls, *_args, **_kwargs):
+        raise TypeError('make tensors with PyTorch: torch.empty(..., device="remote_accelerator:0"), or x.to(...)')
+
+
+__all__ = [
+    "Description",
+    "Error",
+    "Graph",
+    "GraphNode",
+    "GraphValue",
+    "LazyTensor",
+    "MaterializationError",
+    "Session",
+    "Stats",
+    "UnsupportedOperationError",
+    "connect",
+    "describe",
+    "get_graph",
+    "graph",
+    "is_lazy",
+    "is_materialized",
+    "is_remote",
+    "materialize",
+    "set_lazy",
+    "stats",
+    "synchronize",
+]

@@ -1,0 +1,118 @@
+// The Python side's way to genie.h: one function or class per name there, nothing of its own.
+//
+// Purpose: everything else that a Python program does with the device goes through PyTorch itself.
+// Thread-safety: functions that may wait release the interpreter's lock.
+#include <ATen/Context.h>
+#include <genie/genie.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+
+namespace py = pybind11;
+
+namespace {
+
+using Released = py::call_guard<py::gil_scoped_release>;
+
+void add_stats(py::module_& module) {
+  py::class_<genie::Stats>(module, "Stats")
+      .def_readonly("captured_ops", &genie::Stats::captured_ops)
+      .def_readonly("executed_ops", &genie::Stats::executed_ops)
+      .def_readonly("pruned_ops", &genie::Stats::pruned_ops)
+      .def_readonly("client_fallbacks", &genie::Stats::client_fallbacks)
+      .def_readonly("captured_by_op", &genie::Stats::captured_by_op)
+      .def_readonly("executed_by_op", &genie::Stats::executed_by_op)
+      .def_readonly("flushes", &genie::Stats::flushes)
+      .def_readonly("flush_reasons", &genie::Stats::flush_reasons)
+      .def_readonly("templates_registered", &genie::Stats::templates_registered)
+      .def_readonly("template_hits", &genie::Stats::template_hits)
+      .def_readonly("template_misses", &genie::Stats::template_misses)
+      .def_readonly("shapes_cached", &genie::Stats::shapes_cached)
+      .def_readonly("shapes_own", &genie::Stats::shapes_own)
+      .def_readonly("shapes_meta", &genie::Stats::shapes_meta)
+      .def_readonly("shapes_from_node", &genie::Stats::shapes_from_node)
+      .def_readonly("submissions", &genie::Stats::submissions)
+      .def_readonly("message_bytes", &genie::Stats::message_bytes)
+      .def_readonly("uploads", &genie::Stats::uploads)
+      .def_readonly("upload_bytes", &genie::Stats::upload_bytes)
+      .def_readonly("snapshot_bytes", &genie::Stats::snapshot_bytes)
+      .def_readonly("upload_copied_bytes", &genie::Stats::upload_copied_bytes)
+      .def_readonly("fetches", &genie::Stats::fetches)
+      .def_readonly("fetch_bytes", &genie::Stats::fetch_bytes)
+      .def_readonly("fetch_copied_bytes", &genie::Stats::fetch_copied_bytes)
+      .def_readonly("user_copied_bytes", &genie::Stats::user_copied_bytes)
+      .def_readonly("last_failures", &genie::Stats::last_failures);
+}
+
+void add_graph(py::module_& module) {
+  py::class_<genie::GraphValue>(module, "GraphValue")
+      .def_readonly("dtype", &genie::GraphValue::dtype)
+      .def_readonly("sizes", &genie::GraphValue::sizes)
+      .def_readonly("storage", &genie::GraphValue::storage);
+  py::class_<genie::GraphNode>(module, "GraphNode")
+      .def_readonly("id", &genie::GraphNode::id)
+      .def_readonly("op", &genie::GraphNode::op)
+      .def_readonly("inputs", &genie::GraphNode::inputs)
+      .def_readonly("outputs", &genie::GraphNode::outputs)
+      .def_readonly("depends_on", &genie::GraphNode::depends_on);
+  py::class_<genie::Graph>(module, "Graph")
+      .def_readonly("nodes", &genie::Graph::nodes)
+      .def("to_dot", &genie::Graph::to_dot)
+      .def("__str__", &genie::Graph::to_string)
+      .def("__len__", [](const genie::Graph& graph) { return graph.nodes.size(); });
+}
+
+void add_session(py::module_& module) {
+  py::class_<genie::Session>(module, "Session")
+      .def("device", &genie::Session::device, py::arg("index") = 0)
+      .def_property_readonly("device_count", &genie::Session::device_count)
+      .def_property_readonly("node_name", &genie::Session::node_name)
+      .def_property_readonly("node_threads", &genie::Session::node_threads)
+      .def_property_readonly("transport", &genie::Session::transport)
+      .def("synchronize", &genie::Session::synchronize, Released())
+      .def("stats", &genie::Session::stats, Released())
+      .def("close", &genie::Session::close, Released());
+  module.def(
+      "connect",
+      [](const std::string& uri, uint64_t connect_timeout_ms, uint64_t progress_timeout_ms, bool busy_polling,
+         const std::string& transport, const std::string& token) {
+        const py::gil_scoped_release released;
+        return genie::Session::connect(uri, {connect_timeout_ms, progress_timeout_ms, busy_polling, transport, token});
+      },
+      py::arg("uri"), py::kw_only(), py::arg("connect_timeout_ms") = 10'000, py::arg("progress_timeout_ms") = 30'000,
+      py::arg("busy_polling") = false, py::arg("transport") = "auto", py::arg("token") = "");
+}
+
+void add_tensors(py::module_& module) {
+  py::class_<genie::Description>(module, "Description")
+      .def_readonly("op", &genie::Description::op)
+      .def_readonly("shape", &genie::Description::shape)
+      .def_readonly("dtype", &genie::Description::dtype)
+      .def_readonly("device", &genie::Description::device)
+      .def_readonly("module", &genie::Description::module)
+      .def_readonly("state", &genie::Description::state)
+      .def("__str__", &genie::Description::to_string);
+  module.def("is_remote", &genie::is_remote, py::arg("tensor"));
+  module.def("is_materialized", &genie::is_materialized, py::arg("tensor"));
+  module.def("describe", &genie::describe, py::arg("tensor"));
+  module.def("materialize", &genie::materialize, py::arg("tensor"), Released());
+  module.def("synchronize", &genie::synchronize, Released());
+  module.def("set_lazy", &genie::set_lazy, py::arg("lazy"));
+  module.def("is_lazy", &genie::is_lazy);
+  module.def("stats", &genie::stats, Released());
+  module.def("graph", &genie::graph);
+  // For torch.remote_accelerator.
+  module.def("default_generator", [](int index) {
+    return at::globalContext().defaultGenerator(
+        c10::Device(c10::DeviceType::PrivateUse1, static_cast<c10::DeviceIndex>(index)));
+  });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(genie_native, module) {
+  py::register_exception<genie::Error>(module, "Error", PyExc_RuntimeError);
+  add_stats(module);
+  add_graph(module);
+  add_session(module);
+  add_tensors(module);
+}

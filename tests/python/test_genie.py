@@ -1,0 +1,191 @@
+"""The Python side, as a program uses it. GENIE_TEST_NODE=program: against a genie-node process, else embedded."""
+
+import copy
+import io
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+
+import numpy
+import pytest
+import torch
+
+import genie
+
+
+torch.set_num_threads(1)  # before the first session: numbers depend on how many threads compute them
+
+
+@pytest.fixture(scope="session")
+def session(tmp_path_factory):
+    program = os.environ.get("GENIE_TEST_NODE")
+    if not program:
+        with_node = genie.connect("embedded:")
+        yield with_node
+        with_node.close()
+        return
+    sys.path.insert(0, os.path.dirname(__file__))
+    from op_db import start_node
+
+    node, address = start_node(program, str(tmp_path_factory.mktemp("node")))
+    with_node = genie.connect(address)
+    yield with_node
+    with_node.close()
+    node.terminate()
+    assert node.wait(30) == 0
+
+
+@pytest.fixture
+def device(session):
+    return session.device()
+
+
+def test_the_session_says_what_it_is(session):
+    assert session.device() == torch.device("remote_accelerator:0")
+    assert session.device_count >= 2
+    assert session.transport in ("embedded", "shm")
+    assert session.node_threads >= 1
+
+
+def test_factories_and_results(device):
+    x = torch.arange(12.0, device=device).view(3, 4)
+    with torch.device("remote_accelerator:0"):
+        y = torch.ones(4, 2)
+    assert genie.is_remote(y) and isinstance(y, genie.LazyTensor) and not isinstance(torch.ones(1), genie.LazyTensor)
+    assert torch.equal((x @ y).cpu(), torch.arange(12.0).view(3, 4) @ torch.ones(4, 2))
+    assert (x @ y).sum().item() == 132.0
+
+
+def test_nothing_runs_before_a_value_is_needed(session, device):
+    x = torch.ones(3, device=device)
+    genie.synchronize()
+    before = genie.stats()
+    y = (x + 1).relu()
+    assert y.shape == (3,) and genie.describe(y).op == "aten::relu"
+    assert not genie.is_materialized(y)
+    assert [node.op for node in genie.graph().nodes] == ["aten::add.Tensor", "aten::relu"]
+    assert "digraph" in genie.graph().to_dot()
+    assert genie.stats().flushes == before.flushes
+    genie.materialize(y)
+    assert genie.is_materialized(y)
+    assert genie.stats().flushes == before.flushes + 1
+
+
+def test_printing_and_numpy(device):
+    x = torch.tensor([1.5, 2.5], device=device)
+    assert repr(x) == "tensor([1.5000, 2.5000], device='remote_accelerator:0')"
+    assert numpy.array_equal(x.cpu().numpy(), numpy.array([1.5, 2.5], dtype=numpy.float32))
+    with pytest.raises(TypeError):
+        x.numpy()
+
+
+def test_the_seed_gives_the_cpus_numbers(device):
+    torch.manual_seed(7)
+    expected = torch.randn(5)
+    torch.manual_seed(7)
+    assert torch.equal(torch.randn(5, device=device).cpu(), expected)
+    state = torch.remote_accelerator.get_rng_state()
+    first = torch.rand(3, device=device).cpu()
+    torch.remote_accelerator.set_rng_state(state)
+    assert torch.equal(torch.rand(3, device=device).cpu(), first)
+
+
+def make_model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(6, 16), torch.nn.LayerNorm(16), torch.nn.GELU(), torch.nn.Dropout(0.1), torch.nn.Linear(16, 3)
+    )
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+        lambda p: torch.optim.Adam(p, lr=0.01),
+        lambda p: torch.optim.AdamW(p, lr=0.01, foreach=True),
+    ],
+    ids=["sgd", "adam", "adamw_foreach"],
+)
+def test_training_is_eagers(device, optimizer):
+    data, target = torch.randn(8, 6), torch.randint(0, 3, (8,))
+
+    def train(where):
+        model = make_model().to(where)
+        step = optimizer(model.parameters())
+        torch.manual_seed(1)
+        losses = []
+        for _ in range(5):
+            step.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(data.to(where)), target.to(where))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            step.step()
+            losses.append(loss.detach().cpu())
+        return losses, [p.detach().cpu() for p in model.parameters()]
+
+    for here, there in zip(train("cpu"), train(device)):
+        assert all(torch.equal(a, b) for a, b in zip(here, there))
+
+
+def test_save_load_pickle_and_copy(device, tmp_path):
+    model = make_model().to(device)
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    here = torch.load(tmp_path / "model.pt", map_location="cpu")
+    there = torch.load(tmp_path / "model.pt", map_location=device)
+    for name, value in model.state_dict().items():
+        assert torch.equal(here[name], value.cpu()) and torch.equal(there[name].cpu(), value.cpu())
+        assert there[name].device == torch.device(device)
+    tensor = torch.arange(4, device=device)
+    assert torch.equal(pickle.loads(pickle.dumps(tensor)).cpu(), torch.arange(4))
+    assert torch.equal(copy.deepcopy(tensor).cpu(), torch.arange(4))
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(make_model().eval()), buffer)
+    buffer.seek(0)
+    scripted = torch.jit.load(buffer, map_location=device)
+    x = torch.randn(2, 6)
+    assert torch.equal(scripted(x.to(device)).cpu(), make_model().eval()(x))
+
+
+def test_data_loader_with_pinned_memory(device):
+    data = torch.utils.data.TensorDataset(torch.arange(8.0))
+    loader = torch.utils.data.DataLoader(data, batch_size=4, pin_memory=True)
+    sums = [batch.to(device, non_blocking=True).sum() for (batch,) in loader]
+    assert [s.item() for s in sums] == [6.0, 22.0]
+
+
+def test_errors_name_what_to_do(device):
+    with pytest.raises(genie.Error, match="start genie-node"):
+        genie.connect("unix:/nowhere/node.sock", connect_timeout_ms=500)
+    with pytest.raises(RuntimeError, match="same device"):
+        torch.ones(2, device=device) + torch.ones(2)
+    with pytest.raises(RuntimeError, match="strided"):
+        torch.ones(2, 2, device=device).to_sparse().cpu()
+    with pytest.raises(TypeError, match="remote_accelerator"):
+        genie.LazyTensor()
+
+
+def test_eager_mode_raises_at_the_line(device):
+    index = torch.tensor([5], device=device)
+    table = torch.ones(3, device=device)
+    late = table.index_select(0, index)
+    with pytest.raises(RuntimeError, match="index"):
+        late.cpu()
+    genie.set_lazy(False)
+    try:
+        with pytest.raises(RuntimeError, match="index"):
+            table.index_select(0, index)
+    finally:
+        genie.set_lazy(True)
+
+
+def test_an_import_alone_connects_to_nothing():
+    program = textwrap.dedent("""
+        import genie, torch
+        assert genie.stats().submissions == 0
+        assert torch.equal(torch.ones(2) + 1, torch.full((2,), 2.0))
+        print("fine")
+    """)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "fine\n" and "no session was opened" not in ran.stderr
