@@ -2,6 +2,7 @@
 
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <fmt/format.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <array>
@@ -71,7 +72,29 @@ std::atomic<bool>& lazy_flag() {
 void set_lazy(bool lazy) { lazy_flag().store(lazy, std::memory_order_relaxed); }
 bool is_lazy() { return lazy_flag().load(std::memory_order_relaxed); }
 
+namespace {
+
+// Set in a child that was forked after a session was opened: the threads and rings of its sessions stayed with the parent.
+std::atomic<bool> forked_away{false};
+
+Status check_fork() {
+  if (!forked_away.load(std::memory_order_relaxed)) [[likely]]
+    return {};
+  return {Errc::kUnsupported,
+          "this process was forked from one that had opened a session, which only the parent can go on with: start "
+          "workers before the first use of the device, or with multiprocessing's \"spawn\""};
+}
+
+Status watch_for_forks() {
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { forked_away.store(true); });
+  (void)registered;
+  return check_fork();
+}
+
+}  // namespace
+
 Result<std::shared_ptr<SessionCore>> SessionCore::connect(std::string_view uri, const session::LinkOptions& options) {
+  GENIE_TRY(watch_for_forks());
   auto link = session::Link::open(uri, options);
   if (!link.ok()) return link.status();
   return std::shared_ptr<SessionCore>(new SessionCore(std::move(*link), CaptureLimits{}));
@@ -290,6 +313,7 @@ class Flush {
 
 std::shared_ptr<session::Ticket> SessionCore::flush(Stream& stream, FlushReason reason, const Wanted& wanted,
                                                     const std::function<void()>& last_record) {
+  if (const Status forked = check_fork(); !forked.ok()) throw Error(forked);
   if (closed()) throw Error(Status(Errc::kDisconnected, "the session is closed: connect again"));
   collect();
   const std::lock_guard<std::mutex> one_at_a_time(flush_mutex_);
@@ -420,6 +444,7 @@ std::vector<uint64_t> SessionCore::take_frees() {
 
 void SessionCore::close() {
   if (closed_.exchange(true, std::memory_order_acq_rel)) return;
+  if (!check_fork().ok()) return;  // the session is the parent's
   fail_everything(Status(Errc::kCancelled, "the session was closed"));
   link_->close();
 }

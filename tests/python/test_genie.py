@@ -189,3 +189,53 @@ def test_an_import_alone_connects_to_nothing():
     """)
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout == "fine\n" and "no session was opened" not in ran.stderr
+
+
+def test_compile_says_how_to_go_on(device):
+    compiled = torch.compile(lambda x: (x * 2).relu())
+    x = torch.randn(4, device=device)
+    try:
+        assert torch.equal(compiled(x).cpu(), (x.cpu() * 2).relu())
+    except Exception as error:
+        assert "remote_accelerator" in str(error)
+        pytest.fail(f"torch.compile neither works nor says what to do: {error}")
+
+
+def test_autocast_for_the_device(device):
+    x, w = torch.randn(3, 4), torch.randn(4, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = x @ w
+    with torch.autocast("remote_accelerator", dtype=torch.bfloat16):
+        got = x.to(device) @ w.to(device)
+    assert got.dtype == torch.bfloat16 and torch.equal(got.cpu(), expected)
+
+
+def test_hooks_double_backward_and_checkpointing(device):
+    def run(where):
+        x = torch.linspace(-1, 1, 6).to(where).requires_grad_()
+        seen = []
+        x.register_hook(lambda grad: seen.append(grad.detach().cpu()))
+        y = torch.utils.checkpoint.checkpoint(lambda t: (t.sin() * t).exp(), x, use_reentrant=False)
+        (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        first.pow(2).sum().backward()
+        return [first.detach().cpu(), x.grad.cpu(), *seen]
+
+    assert all(torch.equal(a, b) for a, b in zip(run("cpu"), run(device)))
+
+
+def test_a_forked_child_is_told(device):
+    torch.ones(1, device=device).cpu()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            torch.ones(1, device=device).cpu()
+            answer = b"ran"
+        except Exception as error:
+            answer = str(error).encode()
+        os.write(writer, answer)
+        os._exit(0)
+    os.close(writer)
+    answer = os.read(reader, 4096).decode()
+    os.waitpid(child, 0)
+    assert "fork" in answer

@@ -1,6 +1,7 @@
 """torch.remote_accelerator: what PyTorch's Python side asks of a device's module."""
 
 import functools
+import itertools
 import os
 import sys
 import types
@@ -132,8 +133,23 @@ def _clone_on_the_device(clone_of_torch):
     return clone
 
 
+def _graphs_as_they_are(compile_of_torch):
+    """torch.compile: the device captures by itself, so that what Dynamo traced runs as it is instead of becoming CPU code."""
+
+    @functools.wraps(compile_of_torch)
+    def __call__(self, model_, inputs_):
+        tensors = itertools.chain(inputs_, model_.parameters(), model_.buffers())
+        if any(isinstance(t, torch.Tensor) and t.device.type == _NAME for t in tensors):
+            return model_
+        return compile_of_torch(self, model_, inputs_)
+
+    return __call__
+
+
 def register():
     """Makes this module torch.remote_accelerator, once."""
+    inductor = torch._TorchCompileInductorWrapper
+    inductor.__call__ = _graphs_as_they_are(inductor.__call__)
     torch.UntypedStorage.clone = _clone_on_the_device(torch.UntypedStorage.clone)
     torch.UntypedStorage.data_ptr = _without_address(torch.UntypedStorage.data_ptr)
     torch.Tensor.__reduce_ex__ = _pickle_by_value(torch.Tensor.__reduce_ex__)

@@ -1,0 +1,113 @@
+from typing import Any
+
+import torch
+
+class Error(RuntimeError): ...
+
+class Stats:
+    """Counters of capture, execution and transfer; see genie/stats.h for what each means."""
+
+    captured_ops: int
+    executed_ops: int
+    pruned_ops: int
+    client_fallbacks: int
+    captured_by_op: dict[str, int]
+    executed_by_op: dict[str, int]
+    flushes: int
+    flush_reasons: dict[str, int]
+    templates_registered: int
+    template_hits: int
+    template_misses: int
+    shapes_cached: int
+    shapes_own: int
+    shapes_meta: int
+    shapes_from_node: int
+    submissions: int
+    message_bytes: int
+    uploads: int
+    upload_bytes: int
+    snapshot_bytes: int
+    upload_copied_bytes: int
+    fetches: int
+    fetch_bytes: int
+    fetch_copied_bytes: int
+    user_copied_bytes: int
+    last_failures: list[str]
+
+class GraphValue:
+    dtype: str
+    sizes: list[int]
+    storage: int
+
+class GraphNode:
+    id: int
+    op: str
+    inputs: list[GraphValue]
+    outputs: list[GraphValue]
+    depends_on: list[int]
+
+class Graph:
+    nodes: list[GraphNode]
+    def to_dot(self) -> str: ...
+    def __len__(self) -> int: ...
+
+class Description:
+    op: str
+    shape: str
+    dtype: str
+    device: str
+    module: str
+    state: str
+
+class Session:
+    """Ends with its last handle, or with close()."""
+
+    device_count: int
+    node_name: str
+    node_threads: int
+    transport: str
+    def device(self, index: int = 0) -> torch.device:
+        """0 is the planned device, 1 and on are the session's physical ones."""
+    def synchronize(self) -> None:
+        """Sends what is captured and waits for it; raises the first error that nobody has seen."""
+    def stats(self) -> Stats: ...
+    def close(self) -> None: ...
+
+def connect(
+    uri: str,
+    *,
+    connect_timeout_ms: int = 10_000,
+    progress_timeout_ms: int = 30_000,
+    busy_polling: bool = False,
+    transport: str = "auto",
+    token: str = "",
+) -> Session:
+    """Opens a session: "embedded:" (a node inside this process), "unix:/path.sock" or "tcp://host:port"."""
+
+def is_remote(tensor: torch.Tensor) -> bool: ...
+def is_materialized(tensor: torch.Tensor) -> bool:
+    """Whether nothing captured for the tensor waits to be sent."""
+
+def describe(tensor: torch.Tensor) -> Description:
+    """What the tensor is, without running anything."""
+
+def materialize(tensor: torch.Tensor) -> None:
+    """Sends what the tensor needs and waits until it is computed."""
+
+def synchronize() -> None: ...
+def set_lazy(lazy: bool) -> None:
+    """False: every operator runs on the node before its call returns."""
+
+def is_lazy() -> bool: ...
+def stats() -> Stats: ...
+def graph() -> Graph:
+    """The calling thread's captured graph: what is pending, else what was sent last."""
+
+get_graph = graph
+MaterializationError = Error
+UnsupportedOperationError = NotImplementedError
+
+class LazyTensor:
+    """isinstance(t, LazyTensor) asks whether a tensor is on the remote device."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
