@@ -120,8 +120,11 @@ void fill(OpInfo& info) {
   info.has_meta = info.handle.hasKernelForDispatchKey(c10::DispatchKey::Meta) ||
                   info.handle.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) ||
                   info.handle.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutogradNonFunctional);
-  // Their meta kernels promise sizes that the CPU's kernels do not give: the node says.
-  if (name == "aten::_embedding_bag" || name == "aten::_embedding_bag_forward_only") info.has_meta = false;
+  // Their meta kernels promise sizes, or strides, that the CPU's kernels do not give: the node says.
+  for (const std::string_view misled :
+       {"aten::_embedding_bag", "aten::_embedding_bag_forward_only", "aten::_linalg_svd", "aten::linalg_eig"}) {
+    if (name == misled) info.has_meta = false;
+  }
   // Own shape functions know functional results only: an out= variant also resizes its argument.
   bool returns_argument = false;
   for (const auto& result : info.returns) returns_argument = returns_argument || result.alias_of >= 0;
