@@ -14,6 +14,7 @@
 
 #include "frontend/capture/recorder.h"
 #include "frontend/capture/registry.h"
+#include "frontend/device/pinned.h"
 
 namespace genie::frontend {
 namespace {
@@ -40,11 +41,39 @@ std::unique_ptr<session::Upload> snapshot(SessionCore& core, const at::Tensor& t
   return std::move(*memory);
 }
 
+// Pinned memory that the program promised to leave alone until it has synchronized: the bytes themselves, where the node can
+// read them. Null when they have to be written anew.
+std::unique_ptr<session::Upload> lend(SessionCore& core, const at::Tensor& target, const at::Tensor& source) {
+  constexpr uintptr_t kAlignment = 64;  // of memory that libtorch allocates
+  const void* const data = source.const_data_ptr();
+  const bool same = source.scalar_type() == target.scalar_type() && source.sizes() == target.sizes() &&
+                    source.strides() == target.strides() && !source.is_conj() && !source.is_neg();
+  if (!same || reinterpret_cast<uintptr_t>(data) % kAlignment != 0 || !is_pinned_address(data)) return nullptr;
+  return core.link().lend_upload({static_cast<std::byte*>(const_cast<void*>(data)), target.storage().nbytes()},
+                                 std::make_shared<c10::Storage>(source.storage()));
+}
+
+// What is lent and still waits to be sent is written anew: the program synchronizes without sending it, and may reuse its
+// memory afterwards.
+void settle_lent(SessionCore& core, Stream& stream) {
+  const std::lock_guard<SpinLock> guard(stream.lock);
+  for (PendingUpload& upload : stream.uploads) {
+    if (!upload.memory->lent()) continue;
+    const std::span<const std::byte> bytes = upload.memory->bytes();
+    auto memory = core.link().begin_upload(bytes.size());
+    if (!memory.ok()) throw Error(memory.status());
+    std::memcpy((*memory)->bytes().data(), bytes.data(), bytes.size());
+    core.counters().snapshot_bytes.fetch_add(bytes.size(), std::memory_order_relaxed);
+    upload.memory = std::move(*memory);
+  }
+}
+
 // Makes `source` the first content of the target's storage.
-void upload_into_fresh(SessionCore& core, const at::Tensor& target, const at::Tensor& source) {
+void upload_into_fresh(SessionCore& core, const at::Tensor& target, const at::Tensor& source, bool non_blocking) {
   StorageState& state = usable_state(target);
   const size_t size_bytes = target.storage().nbytes();
-  std::unique_ptr<session::Upload> memory = snapshot(core, target, source);
+  std::unique_ptr<session::Upload> memory = non_blocking ? lend(core, target, source) : nullptr;
+  if (memory == nullptr) memory = snapshot(core, target, source);
   Stream& stream = core.current_stream();
   bool full = false;
   {
@@ -60,13 +89,13 @@ void upload_into_fresh(SessionCore& core, const at::Tensor& target, const at::Te
   if (full) core.flush(stream, FlushReason::kLimit);
 }
 
-at::Tensor& upload_into(at::Tensor& self, const at::Tensor& source) {
+at::Tensor& upload_into(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
   SessionCore& core = core_of_tensor(self);
   StorageState& state = usable_state(self);
   const at::Tensor expanded = source.sizes() == self.sizes() ? source : source.expand(self.sizes());
   if (self.numel() == 0) return self;
   if (!state.defined && covers_storage(self)) {
-    upload_into_fresh(core, self, expanded);
+    upload_into_fresh(core, self, expanded, non_blocking);
     return self;
   }
   const at::Tensor staged = upload_copy(core, self.device(), source);
@@ -114,8 +143,15 @@ at::Tensor fetch_dense(const at::Tensor& remote, FlushReason reason) {
   core.order_touch(stream, state, false);
   const Wanted wanted{&state, static_cast<uint64_t>(remote.storage_offset()) * remote.element_size(),
                       static_cast<uint64_t>(remote.numel()) * remote.element_size()};
-  auto ticket = core.flush(stream, reason, wanted);
-  core.wait(*ticket);
+  std::shared_ptr<session::Ticket> ticket;
+  try {
+    ticket = core.flush(stream, reason, wanted);
+    core.wait(*ticket);
+  } catch (...) {
+    settle_lent(core, stream);  // the program is told of an error now, and may reuse its memory too
+    throw;
+  }
+  settle_lent(core, stream);
   session::Outcome& outcome = ticket->outcome();
   (void)usable_state(remote);  // throws when what was to write it failed
   if (outcome.fetch_status.empty() || outcome.fetched.empty()) throw Error(outcome.status);
@@ -132,7 +168,7 @@ at::Tensor upload_copy(SessionCore& core, c10::Device device, const at::Tensor& 
                            ? source.strides().vec()
                            : at::infer_dense_strides(source.sizes(), source.strides());
   at::Tensor target = make_lazy(core, device, source.sizes(), strides, source.scalar_type());
-  if (target.numel() > 0) upload_into_fresh(core, target, source);
+  if (target.numel() > 0) upload_into_fresh(core, target, source, /*non_blocking=*/false);
   return target;
 }
 
@@ -156,7 +192,7 @@ at::Tensor& copy_into(at::Tensor& self, const at::Tensor& source, bool non_block
   TORCH_CHECK(self.device().is_privateuseone(), "cannot copy from ", source.device(), " to ", self.device(),
               ": go through the CPU");
   if (source.device().is_privateuseone() && usable_state(source).session != usable_state(self).session) {
-    return upload_into(self, fetch(source));  // another session's node: through this process
+    return upload_into(self, fetch(source), /*non_blocking=*/false);  // another session's node: through this process
   }
   if (source.device().is_privateuseone()) {
     static OpInfo& op = op_info("aten::copy_", "");
@@ -166,7 +202,7 @@ at::Tensor& copy_into(at::Tensor& self, const at::Tensor& source, bool non_block
   }
   TORCH_CHECK(source.device().is_cpu(), "cannot copy from ", source.device(), " to ", self.device(),
               ": go through the CPU");
-  return upload_into(self, source);
+  return upload_into(self, source, non_blocking);
 }
 
 }  // namespace genie::frontend

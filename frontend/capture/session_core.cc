@@ -229,7 +229,10 @@ class Flush {
         state->on_node = false;
         continue;
       }
-      submission_.uploads.push_back({{state->id, state->version}, std::move(upload.memory)});
+      // Held by the open segment and by the upload alone: nobody can name it once these are gone.
+      const bool transient = state->handle_gone.load(std::memory_order_acquire) &&
+                             state->references.load(std::memory_order_acquire) == (placed ? 2 : 1);
+      submission_.uploads.push_back({{state->id, state->version}, std::move(upload.memory), transient});
       sent_.push_back(StateRef(state));
     }
     stream_.uploads.clear();

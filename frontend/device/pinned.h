@@ -1,7 +1,8 @@
 // Pinned memory: what tensor.pin_memory() and data loaders ask an accelerator for.
 //
-// Purpose: aligned host memory that is_pinned() recognises. A copy to the device snapshots it like any other memory, before the
-//   copy returns, so that a loader may reuse its buffers at once.
+// Purpose: aligned host memory that is_pinned() recognises. A copy to the device with non_blocking=true may read it until the
+//   program has synchronized (PyTorch's contract): a node in this process computes on the bytes themselves. Any other copy
+//   snapshots it before it returns.
 // Thread-safety: any thread.
 #pragma once
 

@@ -118,6 +118,9 @@ class Store {
   // Likewise, with a holder where sharing is right: not memory that was only lent, not a range so small that its holder would
   // keep mostly other bytes alive, nor one that kernels would find at an odd address.
   virtual Result<SharedBytes> share(StorageVersion storage, uint64_t offset, uint64_t size) = 0;
+  // Gives the storage bytes of its own if it still has those at `lent`; how many were copied. Without memory for them the
+  // storage is poisoned.
+  virtual uint64_t keep(uint64_t id, const std::byte* lent) = 0;
   // Unknown ids are ignored (a storage that never came to life).
   virtual void free(uint64_t id) = 0;
 

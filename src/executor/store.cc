@@ -188,6 +188,24 @@ class CpuStore final : public Store {
     return out;
   }
 
+  uint64_t keep(uint64_t id, const std::byte* lent) override {
+    const auto found = entries_.find(id);
+    if (found == entries_.end()) return 0;
+    Entry& entry = found->second;
+    if (!entry.storage || entry.storage.data() != lent) return 0;
+    const uint64_t size = entry.storage.nbytes();
+    try {
+      make_private(entry);
+      return size;
+    } catch (const std::exception& error) {
+      entry.storage = {};
+      entry.poison =
+          Status(Errc::kOutOfMemory, fmt::format("no memory to keep {} bytes that were lent: {}", size, error.what()));
+      account(entry);
+      return 0;
+    }
+  }
+
   void free(uint64_t id) override {
     auto found = entries_.find(id);
     if (found == entries_.end()) return;
@@ -223,6 +241,13 @@ class CpuStore final : public Store {
     if (!entry.storage || entry.storage.data() != entry.besides) entry.besides = nullptr;
     entry.accounted_bytes = entry.storage && entry.besides == nullptr ? entry.storage.nbytes() : 0;
     in_use_ += entry.accounted_bytes;
+  }
+
+  static void make_private(Entry& entry) {
+    c10::Storage copy = private_storage(entry.storage.nbytes());
+    std::memcpy(copy.mutable_data(), entry.storage.data(), entry.storage.nbytes());
+    entry.storage = std::move(copy);
+    entry.writable = true;
   }
 
   void poison_entry(const SlotBinding& binding, const Status& why) {
@@ -288,10 +313,7 @@ Status CpuStore::bind(const Program& program, std::span<const SlotBinding> slots
     }
     if (program.slot_written[slot] && (!entry.writable || is_shared(entry.storage))) {
       (entry.writable ? outcome.unshared_bytes : outcome.claimed_bytes) += entry.storage.nbytes();
-      c10::Storage copy = private_storage(entry.storage.nbytes());
-      std::memcpy(copy.mutable_data(), entry.storage.data(), entry.storage.nbytes());
-      entry.storage = std::move(copy);
-      entry.writable = true;
+      make_private(entry);
     }
     slots_[slot] = Slot{entry.storage, true};
   }

@@ -99,6 +99,7 @@ void Device::perform(Work& work) noexcept {
     Response response;
     response.ticket = work.request->ticket;
     response.status = Status(Errc::kInternal, place_ + ": " + error.what());
+    session.return_lent_st(*work.request, response);
     response.fetched.resize(work.request->fetches.size());
     for (FetchResult& fetched : response.fetched) fetched.status = response.status;
     session.leave();

@@ -23,6 +23,10 @@ struct UploadOrder {
   executor::HostMemory memory;
   // The memory is a window that its writer reuses: the worker copies it before anything reads it.
   bool copy = false;
+  // The client's own bytes, which are the node's to read until the request has been carried out.
+  const std::byte* lent = nullptr;
+  // Nobody will name the storage after this request.
+  bool transient = false;
   // What the memory lies in, if the client handed it over.
   std::shared_ptr<UploadRegion> region;
 };

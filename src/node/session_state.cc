@@ -91,6 +91,7 @@ Response SessionState::run_st(Request& request) {
   Status status = adopt_st(request, response);
   if (status.ok() && request.template_id != 0) status = invoke_st(request, response);
   fetch_st(request, response);
+  return_lent_st(request, response);
   if (status.ok()) {
     // The invocation is fine: the first fetch that is not speaks for the submission.
     const auto bad = std::ranges::find_if(response.fetched, [](const FetchResult& f) { return !f.status.ok(); });
@@ -157,6 +158,18 @@ Status SessionState::adopt_st(Request& request, Response& response) {
     remember_failure_st(request.stream, request.epoch, first);
   }
   return first;
+}
+
+// What was lent may be written again as soon as the response is out. A storage that lives on gets bytes of its own.
+void SessionState::return_lent_st(const Request& request, Response& response) {
+  for (const UploadOrder& order : request.uploads) {
+    if (order.lent == nullptr) continue;
+    if (order.transient) {
+      store_st()->free(order.storage.id);
+    } else {
+      response.upload_copied_bytes += store_st()->keep(order.storage.id, order.lent);
+    }
+  }
 }
 
 // Once per region, by the worker: what takes long here would hold up everybody on the poller.

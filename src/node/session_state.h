@@ -58,6 +58,8 @@ class SessionState {
   uint64_t storage_count() const noexcept { return storage_count_.load(std::memory_order_relaxed); }
 
   Response run_st(Request& request);
+  // Part of run_st, and for when that threw: from here on the node reads nothing that the request lent.
+  void return_lent_st(const Request& request, Response& response);
   // Drops every storage and template. The second call does nothing.
   void end_st();
 

@@ -75,6 +75,7 @@ class LentUpload final : public EmbeddedUpload {
   LentUpload(std::span<std::byte> source, std::shared_ptr<void> keep_alive)
       : source_(source), keep_alive_(std::move(keep_alive)) {}
   std::span<std::byte> bytes() override { return source_; }
+  bool lent() const noexcept override { return true; }
   executor::HostMemory take() override {
     // Still the caller's bytes: a write on the node makes a copy first.
     return {.data = source_.data(), .size = source_.size(), .writable = false, .owner = std::move(keep_alive_)};
@@ -214,7 +215,10 @@ Result<std::shared_ptr<Ticket>> EmbeddedLink::submit(Submission submission) {
     }
     add(counted_->uploads, 1);
     add(counted_->upload_bytes, memory->bytes().size());
-    request.uploads.push_back({.storage = upload.storage, .memory = memory->take(), .copy = false});
+    request.uploads.push_back({.storage = upload.storage,
+                               .memory = memory->take(),
+                               .lent = memory->lent() ? memory->bytes().data() : nullptr,
+                               .transient = upload.transient});
   }
   request.stream = submission.stream;
   request.epoch = submission.epoch;

@@ -53,6 +53,8 @@ class Upload {
  public:
   virtual ~Upload() = default;
   virtual std::span<std::byte> bytes() = 0;
+  // The caller's own bytes, which are still to be read.
+  virtual bool lent() const noexcept { return false; }
 };
 
 // A fetched result, in the memory where the node made it as far as the two can share. Nothing writes its bytes but the
@@ -69,6 +71,7 @@ class Fetched {
 struct UploadRequest {
   StorageVersion storage;  // a new storage
   std::unique_ptr<Upload> memory;
+  bool transient = false;  // nobody will name the storage after this submission
 };
 
 struct FetchRequest {
@@ -135,7 +138,8 @@ class Link {
 
   virtual Result<std::unique_ptr<Upload>> begin_upload(size_t size) = 0;
   // Takes `source` as it is, without a snapshot, where the node can compute on the caller's own bytes (embedded only; null
-  // elsewhere). `keep_alive` is dropped with the storage; the caller promises not to write meanwhile.
+  // elsewhere). The caller promises not to write until the submission that takes it is done. By then a transient storage is
+  // gone, and any other has been copied; `keep_alive` is dropped either way.
   virtual std::unique_ptr<Upload> lend_upload(std::span<std::byte> source, std::shared_ptr<void> keep_alive) = 0;
 
   // Never blocks for the node's work; blocks at most for back-pressure, within the deadline.

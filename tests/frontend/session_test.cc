@@ -31,15 +31,6 @@ TEST_F(SessionTest, CopiesAreCounted) {
   EXPECT_EQ(session->stats().user_copied_bytes - after.user_copied_bytes, static_cast<uint64_t>(kBytes));
 }
 
-TEST_F(SessionTest, PinnedMemoryMayBeReusedAtOnce) {
-  auto source = torch::randn({1 << 18}).pin_memory();
-  EXPECT_TRUE(source.is_pinned());
-  const auto expected = source.clone();
-  const auto remote = source.to(device(), torch::kFloat, /*non_blocking=*/true);
-  source.zero_();
-  EXPECT_TRUE(torch::equal(remote.cpu(), expected));
-}
-
 TEST_F(SessionTest, TheSeedMayComeBeforeTheSession) {
   session.reset();
   torch::manual_seed(99);

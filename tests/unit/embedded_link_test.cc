@@ -52,38 +52,49 @@ TEST(EmbeddedLink, ReturnsWhatWasUploaded) {
   EXPECT_EQ(counters.fetch_copied_bytes, 20U);
 }
 
-TEST(EmbeddedLink, LentMemoryIsReadInPlaceAndLetGoWithTheStorage) {
+// Memory that goes back to its owner as soon as nobody holds it.
+struct Lent {
+  std::vector<std::byte> bytes = std::vector<std::byte>(64, std::byte{3});
+  std::shared_ptr<std::atomic<bool>> returned = std::make_shared<std::atomic<bool>>(false);
+  UploadRequest to(Link& link, uint64_t id, bool transient) {
+    auto keep_alive = std::shared_ptr<void>(nullptr, [returned = returned](void*) { *returned = true; });
+    return {.storage = {id, 0}, .memory = link.lend_upload(bytes, std::move(keep_alive)), .transient = transient};
+  }
+};
+
+TEST(EmbeddedLink, LentMemoryIsReadInPlaceAndReturnedWithTheAnswer) {
   const auto link = open_process_link();
-  std::vector<std::byte> source(64, std::byte{3});
-  std::atomic<bool> dropped{false};
+  Lent kept;
+  Lent transient;
   Submission submission;
-  submission.uploads.push_back(
-      {.storage = {5, 0},
-       .memory = link->lend_upload(source, std::shared_ptr<void>(nullptr, [&](void*) { dropped = true; }))});
-  (void)submit(*link, std::move(submission));
-  EXPECT_FALSE(dropped);
-  source[0] = std::byte{9};
+  submission.uploads.push_back(kept.to(*link, 5, false));
+  submission.uploads.push_back(transient.to(*link, 6, true));
+  submission.fetches.push_back({.storage = {5, 0}, .offset = 0, .size = 64});
+  submission.fetches.push_back({.storage = {6, 0}, .offset = 0, .size = 64});
+  kept.bytes[0] = std::byte{4};  // not submitted yet
+  const auto ticket = submit(*link, std::move(submission));
+  EXPECT_TRUE(*kept.returned);
+  EXPECT_TRUE(*transient.returned);
+  EXPECT_EQ(ticket->outcome().fetched[0]->bytes()[0], std::byte{4}) << "no snapshot";
+  EXPECT_EQ(ticket->outcome().fetched[1]->bytes()[0], std::byte{3});
+  EXPECT_EQ(link->counters().upload_copied_bytes, 64U) << "the one that lives on";
+  kept.bytes.assign(64, std::byte{9});
   Submission fetch;
   fetch.fetches.push_back({.storage = {5, 0}, .offset = 0, .size = 64});
-  const auto ticket = submit(*link, std::move(fetch));
-  EXPECT_EQ(ticket->outcome().fetched[0]->bytes()[0], std::byte{9});
-  Submission release;
-  release.frees = {5};
-  (void)submit(*link, std::move(release));
-  EXPECT_TRUE(dropped);
+  fetch.fetches.push_back({.storage = {6, 0}, .offset = 0, .size = 64});
+  const auto later = submit(*link, std::move(fetch));
+  EXPECT_EQ(later->outcome().fetched[0]->bytes()[0], std::byte{4});
+  EXPECT_EQ(later->outcome().fetch_status[1].code(), Errc::kNotFound) << "a transient storage is gone";
 }
 
 TEST(EmbeddedLink, ClosingLetsGoOfLentMemory) {
   auto link = open_process_link();
-  std::vector<std::byte> source(64);
-  std::atomic<bool> dropped{false};
+  Lent lent;
   Submission submission;
-  submission.uploads.push_back(
-      {.storage = {5, 0},
-       .memory = link->lend_upload(source, std::shared_ptr<void>(nullptr, [&](void*) { dropped = true; }))});
-  (void)submit(*link, std::move(submission));
+  submission.uploads.push_back(lent.to(*link, 5, false));
+  auto ticket = link->submit(std::move(submission));
   link->close();
-  EXPECT_TRUE(dropped);
+  EXPECT_TRUE(*lent.returned);
   const auto refused = link->submit({});
   EXPECT_EQ(refused.code(), Errc::kCancelled);
 }
