@@ -125,9 +125,13 @@ flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const F
   return fbs::CreateFarewell(builder, code_of(message.status), text).Union();
 }
 
+// The verifier lets vectors begin at any multiple of four, where an element of eight bytes may not be read in place.
 template <typename T>
 std::vector<T> copied(const flatbuffers::Vector<T>* from) {
-  return from == nullptr ? std::vector<T>() : std::vector<T>(from->begin(), from->end());
+  if (from == nullptr || from->size() == 0) return {};
+  std::vector<T> out(from->size());
+  std::memcpy(out.data(), from->Data(), out.size() * sizeof(T));
+  return out;
 }
 
 template <typename Plain, typename Wire, typename Convert>
@@ -135,7 +139,11 @@ std::vector<Plain> converted(const flatbuffers::Vector<const Wire*>* from, const
   std::vector<Plain> out;
   if (from == nullptr) return out;
   out.reserve(from->size());
-  for (const Wire* item : *from) out.push_back(convert(*item));
+  for (size_t i = 0; i < from->size(); ++i) {
+    Wire item;
+    std::memcpy(&item, from->Data() + i * sizeof(Wire), sizeof(Wire));
+    out.push_back(convert(item));
+  }
   return out;
 }
 

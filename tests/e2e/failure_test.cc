@@ -360,13 +360,13 @@ TEST(Failure, AStoppedNodeIsATimeOut) {
 TEST(Failure, ALongStepIsNoTimeOutWhileItMoves) {
   NodeProcess node;
   ASSERT_TRUE(node.wait_ready()) << node.errors();
-  const auto link = open(node, {.progress_timeout_ms = 1000});
+  const auto link = open(node, {.progress_timeout_ms = 2500});
   upload_operands(*link);
-  const auto id = link->register_template(test::add_template(4000, kElements));
+  const auto id = link->register_template(test::add_template(10'000, kElements));
   ASSERT_TRUE(id.ok());
   const auto ticket = submit(*link, step(*id, 0));
   EXPECT_TRUE(ticket->outcome().status.ok()) << ticket->outcome().status.to_string();
-  EXPECT_EQ(ticket->outcome().executed_records, 4000U);
+  EXPECT_EQ(ticket->outcome().executed_records, 10'000U);
 }
 
 TEST(Failure, TermDrains) {
