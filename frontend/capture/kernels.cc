@@ -26,6 +26,7 @@
 #include "frontend/capture/registry.h"
 #include "frontend/capture/typed_kernels.h"
 #include "frontend/device/backend.h"
+#include "src/executor/guards.h"
 
 namespace genie::frontend {
 namespace {
@@ -198,6 +199,19 @@ class CaptureKernel final : public c10::OperatorKernel {
   OpInfo& op_;
 };
 
+// Nodes do not run it: said where the program calls it, not at a flush later on.
+class RefusedKernel final : public c10::OperatorKernel {
+ public:
+  explicit RefusedKernel(std::string_view why) : why_(why) {}
+  void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*) {
+    TORCH_CHECK_NOT_IMPLEMENTED(false, op.operator_name(), " does not run on remote_accelerator: ", why_,
+                                ". Move its operands to the CPU for it");
+  }
+
+ private:
+  const std::string_view why_;
+};
+
 bool is_own(const c10::OperatorName& name) {
   static const char* const own[] = {"aten::empty.memory_format",
                                     "aten::empty_strided",
@@ -283,7 +297,11 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
     const auto op = dispatcher.findSchema(name);
     if (!op.has_value() || !wants_capture(*op)) continue;
     const std::string full = name.overload_name.empty() ? name.name : name.name + "." + name.overload_name;
-    library.impl(full.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<CaptureKernel>(op_info(*op))));
+    const std::string_view refused = executor::refusal(name);
+    auto kernel = refused.empty()
+                      ? torch::CppFunction::makeFromBoxedFunctor(std::make_unique<CaptureKernel>(op_info(*op)))
+                      : torch::CppFunction::makeFromBoxedFunctor(std::make_unique<RefusedKernel>(refused));
+    library.impl(full.c_str(), std::move(kernel));
   }
   library.impl("dropout", TORCH_FN(dropout));
   library.impl("native_dropout", TORCH_FN(native_dropout));

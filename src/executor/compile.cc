@@ -4,9 +4,10 @@
 #include <fmt/format.h>
 #include <xxhash.h>
 
-#include <algorithm>
+#include <cstring>
 #include <sstream>
 
+#include "src/executor/guards.h"
 #include "src/executor/program.h"
 #include "src/executor/schema_hash.h"
 #include "template_generated.h"
@@ -19,10 +20,6 @@ using wire::Tag;
 using wire::TensorBits;
 
 constexpr size_t kMaxTemplateBytes = size_t{64} << 20;
-
-// Operators that reach outside the session's storages: files, raw storages, other processes' memory.
-constexpr std::string_view kForbidden[] = {"aten::from_file",   "aten::set_",       "aten::set_data",
-                                           "aten::_pin_memory", "aten::pin_memory", "aten::record_stream"};
 
 Status malformed(std::string_view what) {
   return {Errc::kProtocol, fmt::format("template: {}; the client and the node disagree about the format", what)};
@@ -51,10 +48,6 @@ class Decoder {
       const std::string name = declared->name()->str();
       const std::string overload = declared->overload() == nullptr ? "" : declared->overload()->str();
       const std::string full = overload.empty() ? name : name + "." + overload;
-      if (std::find(std::begin(kForbidden), std::end(kForbidden), name) != std::end(kForbidden)) {
-        return {Errc::kPermission,
-                fmt::format("operator {} may not run on a node: it reaches outside the session", full)};
-      }
       auto handle = dispatcher.findSchema({name, overload});
       if (!handle) {
         return {Errc::kNotFound,
@@ -66,7 +59,12 @@ class Decoder {
                 fmt::format("operator {} has another schema on this node; build client and node with the same library",
                             full)};
       }
+      if (const std::string_view why = refusal({name, overload}); !why.empty()) {
+        return {Errc::kPermission,
+                fmt::format("operator {} does not run on a node: {}; move its operands to the CPU for it", full, why)};
+      }
       program_.ops.push_back(*handle);
+      program_.guards.push_back(guard_of(name));
       program_.op_names.push_back(full);
     }
     return {};
@@ -84,7 +82,10 @@ class Decoder {
       if (text == nullptr) return malformed("null string");
       program_.strings.push_back(text->str());
     }
-    program_.default_params.assign(source_.params()->begin(), source_.params()->end());
+    // The verifier does not promise that numbers of eight bytes are aligned.
+    program_.default_params.resize(source_.params()->size());
+    if (!program_.default_params.empty())
+      std::memcpy(program_.default_params.data(), source_.params()->Data(), source_.params()->size() * sizeof(int64_t));
     return {};
   }
 
@@ -225,6 +226,7 @@ class Decoder {
     record.op_index = op_word & 0xFFFFFFU;
     if (record.op_index >= program_.ops.size()) return malformed("operator out of range");
     record.op = &program_.ops[record.op_index];
+    record.guard = program_.guards[record.op_index];
     record.argument_count = counts & 0xFFFFU;
     record.output_count = counts >> 16;
     const auto& schema = record.op->schema();

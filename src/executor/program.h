@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "src/executor/executor.h"
+#include "src/executor/guards.h"
 #include "src/protocol/program_format.h"
 
 namespace genie::executor {
@@ -32,6 +33,7 @@ struct Node {
 
 struct Record {
   const c10::OperatorHandle* op = nullptr;
+  Guard guard = nullptr;
   uint32_t op_index = 0;
   uint32_t first_argument = 0;
   uint32_t argument_count = 0;
@@ -44,6 +46,7 @@ struct Record {
 class Program {
  public:
   std::vector<c10::OperatorHandle> ops;
+  std::vector<Guard> guards;  // one per operator, null where its kernel checks for itself
   std::vector<std::string> op_names;
   std::vector<Record> records;
   std::vector<Node> nodes;

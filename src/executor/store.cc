@@ -519,6 +519,7 @@ void CpuStore::run_record(const Program& program, const Record& record, std::spa
       stack_.push_back(
           argument(program, program.nodes[record.first_argument + i], *schema.arguments()[i].type(), params));
     }
+    if (record.guard != nullptr) record.guard(stack_);
     record.op->callBoxed(&stack_);
   } catch (const c10::Error& error) {
     // The stack is half consumed: rebuild what the user needs to see.

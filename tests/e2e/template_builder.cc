@@ -12,12 +12,13 @@ namespace {
 
 std::vector<std::byte> serialize(const char* name, const char* overload, uint64_t hash,
                                  const std::vector<uint8_t>& slots, const std::vector<uint32_t>& code,
-                                 const std::vector<int64_t>& params, uint32_t records) {
+                                 const std::vector<int64_t>& params, uint32_t records,
+                                 const std::vector<std::string>& texts = {}) {
   flatbuffers::FlatBufferBuilder builder;
   const auto op = wire::CreateOpDecl(builder, builder.CreateString(name), builder.CreateString(overload), hash);
   const auto ops = builder.CreateVector(std::vector{op});
   const auto slot_kinds = builder.CreateVector(slots);
-  const auto strings = builder.CreateVector(std::vector<flatbuffers::Offset<flatbuffers::String>>());
+  const auto strings = builder.CreateVectorOfStrings(texts);
   const auto words = builder.CreateVector(code);
   const auto numbers = builder.CreateVector(params);
   wire::FinishTemplateBuffer(
@@ -43,6 +44,13 @@ std::vector<std::byte> add_template(uint32_t records, int64_t elements) {
   }
   const std::vector<uint8_t> slots(2, static_cast<uint8_t>(wire::SlotKind::kExisting));
   return serialize("aten::add_", "Tensor", executor::schema_hash(schema.schema()), slots, code, params, records);
+}
+
+std::vector<std::byte> call_template(const char* name, const char* overload, const std::vector<uint8_t>& slots,
+                                     const std::vector<std::string>& strings, const std::vector<uint32_t>& code,
+                                     const std::vector<int64_t>& params) {
+  const auto schema = c10::Dispatcher::singleton().findSchemaOrThrow(name, overload);
+  return serialize(name, overload, executor::schema_hash(schema.schema()), slots, code, params, 1, strings);
 }
 
 std::vector<std::byte> unknown_operator_template() {
