@@ -71,7 +71,7 @@ ExitCode exit_code(const Status& status) {
 struct Flags {
   std::string config;
   std::vector<std::string> listen;
-  std::string name, transport, device, threads, memory_quota, max_sessions, polling, token_file, drain_timeout_s;
+  std::string name, transport, device, threads, memory_quota, max_sessions, max_templates, polling, token_file, drain_timeout_s;
 };
 
 void declare(CLI::App& app, Flags& flags) {
@@ -86,6 +86,7 @@ void declare(CLI::App& app, Flags& flags) {
   app.add_option("--memory-quota", flags.memory_quota,
                  "Memory of one session: 512MiB, 8GiB, unlimited; by default 80 % of the machine's");
   app.add_option("--max-sessions", flags.max_sessions, "Sessions at a time");
+  app.add_option("--max-templates", flags.max_templates, "Templates that one session may have registered at a time");
   app.add_option("--polling", flags.polling, "adaptive (spins, then sleeps) or busy (never sleeps)");
   app.add_option("--token-file", flags.token_file, "File with the token that clients must give");
   app.add_option("--drain-timeout-s", flags.drain_timeout_s, "How long SIGTERM waits for submissions in flight");
@@ -105,6 +106,7 @@ Status apply(const Flags& flags, NodeConfig& config) {
   GENIE_TRY(set("threads", "--threads", flags.threads));
   GENIE_TRY(set("memory_quota", "--memory-quota", flags.memory_quota));
   GENIE_TRY(set("max_sessions", "--max-sessions", flags.max_sessions));
+  GENIE_TRY(set("max_templates", "--max-templates", flags.max_templates));
   GENIE_TRY(set("polling", "--polling", flags.polling));
   GENIE_TRY(set("token_file", "--token-file", flags.token_file));
   return set("drain_timeout_s", "--drain-timeout-s", flags.drain_timeout_s);

@@ -58,6 +58,7 @@ void add(Stats& out, SessionCore& core) {
   out.templates_registered += link.templates_registered;
   out.template_hits += counters.template_hits;
   out.template_misses += counters.template_misses;
+  out.templates_forgotten += counters.templates_forgotten;
   out.shapes_own += counters.shape_own;
   out.shapes_meta += counters.shape_meta;
   out.shapes_from_node += counters.shape_node;
@@ -199,8 +200,10 @@ std::string Stats::to_string() const {
   std::string out = fmt::format("operators: {} captured, {} executed, {} pruned, {} fall-backs\nflushes: {}",
                                 captured_ops, executed_ops, pruned_ops, client_fallbacks, flushes);
   for (const auto& [reason, count] : flush_reasons) out += fmt::format(" {}={}", reason, count);
-  out += fmt::format("\ntemplates: {} registered, {} hits\nshapes: {} cached, {} own, {} meta, {} from the node",
-                     templates_registered, template_hits, shapes_cached, shapes_own, shapes_meta, shapes_from_node);
+  out += fmt::format(
+      "\ntemplates: {} registered, {} forgotten, {} hits\nshapes: {} cached, {} own, {} meta, {} from the node",
+      templates_registered, templates_forgotten, template_hits, shapes_cached, shapes_own, shapes_meta,
+      shapes_from_node);
   out += fmt::format(
       "\nmessages: {} of {} bytes\nuploads: {} of {} bytes, {} copied again\nfetches: {} of {} bytes, {} copied",
       submissions, message_bytes, uploads, upload_bytes, upload_copied_bytes, fetches, fetch_bytes, fetch_copied_bytes);

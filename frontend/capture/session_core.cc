@@ -240,19 +240,22 @@ class Flush {
   }
 
   Status bind_template() {
-    auto& known = core_.templates_;
-    const TemplateKey& key = builder_.key();
-    auto found = known.find(key);
-    if (found == known.end()) {
+    TemplateCache& known = core_.templates_;
+    const KnownTemplate* found = known.find(builder_.key());
+    if (found == nullptr) {
       core_.counters_.template_misses.fetch_add(1, std::memory_order_relaxed);
-      auto registered = core_.link_->register_template(builder_.serialize(stream_.open));
-      if (!registered.ok()) return registered.status();
-      found = known.emplace(key, SessionCore::CachedTemplate{*registered, builder_.params()}).first;
+      const auto serialized = builder_.serialize(stream_.open);
+      const std::vector<uint64_t>& forgotten = known.make_room(serialized.size());
+      GENIE_TRY(core_.await_unused(forgotten));
+      const auto registered = core_.link_->register_template(serialized, forgotten);
+      GENIE_TRY(registered.status());
+      core_.counters_.templates_forgotten.store(known.forgotten(), std::memory_order_relaxed);
+      found = known.insert(builder_.key(), {*registered, builder_.params(), serialized.size()});
     } else {
       core_.counters_.template_hits.fetch_add(1, std::memory_order_relaxed);
     }
-    submission_.template_id = found->second.id;
-    const auto& defaults = found->second.defaults;
+    submission_.template_id = flight_.template_id = found->id;
+    const auto& defaults = found->defaults;
     const auto& params = builder_.params();
     for (uint32_t i = 0; i < params.size(); ++i) {
       if (params[i] == defaults[i]) continue;
@@ -380,6 +383,19 @@ void SessionCore::fail_writes(InFlight& flight, const session::Outcome& outcome)
   failures_.push_back(outcome.status.to_string());
   if (failures_.size() > kKeptFailures) failures_.pop_front();
   if (unseen_failure_.ok()) unseen_failure_ = outcome.status;
+}
+
+Status SessionCore::await_unused(const std::vector<uint64_t>& templates) {
+  if (templates.empty()) return {};
+  std::vector<std::shared_ptr<session::Ticket>> users;
+  {
+    const std::lock_guard<std::mutex> guard(flights_mutex_);
+    for (const InFlight& flight : flights_) {
+      if (std::ranges::find(templates, flight.template_id) != templates.end()) users.push_back(flight.ticket);
+    }
+  }
+  for (const auto& ticket : users) GENIE_TRY(link_->wait(*ticket));
+  return {};
 }
 
 // The link is gone: nothing in flight will ever land.

@@ -18,6 +18,7 @@
 #include "frontend/capture/fragment_builder.h"
 #include "frontend/capture/storage_state.h"
 #include "frontend/capture/stream.h"
+#include "frontend/capture/template_cache.h"
 #include "src/session/link.h"
 
 namespace genie::frontend {
@@ -33,7 +34,7 @@ struct CaptureLimits {
 struct CaptureCounters {
   std::atomic<uint64_t> executed{0}, pruned{0};  // what is captured, and shapes that were cached: see Stream
   std::atomic<uint64_t> flushes[static_cast<size_t>(FlushReason::kCount)]{};
-  std::atomic<uint64_t> template_hits{0}, template_misses{0};
+  std::atomic<uint64_t> template_hits{0}, template_misses{0}, templates_forgotten{0};
   std::atomic<uint64_t> shape_own{0}, shape_meta{0}, shape_node{0};
   std::atomic<uint64_t> client_fallbacks{0};
   std::atomic<uint64_t> snapshot_bytes{0};     // written once from the program's CPU tensors into network-ready memory
@@ -45,6 +46,7 @@ struct InFlight {
   std::shared_ptr<session::Ticket> ticket;
   Stream* stream = nullptr;
   uint32_t epoch = 0;
+  uint64_t template_id = 0;
   struct Write {
     uint32_t last_record;
     StateRef state;
@@ -113,17 +115,17 @@ class SessionCore {
 
  private:
   friend class Flush;
-  SessionCore(std::unique_ptr<session::Link> link, CaptureLimits limits) : link_(std::move(link)), limits_(limits) {}
-
-  struct CachedTemplate {
-    uint64_t id = 0;
-    std::vector<int64_t> defaults;
-  };
+  SessionCore(std::unique_ptr<session::Link> link, CaptureLimits limits)
+      : link_(std::move(link)),
+        limits_(limits),
+        templates_(link_->node().templates_max, link_->node().template_bytes_max) {}
 
   std::vector<uint64_t> take_frees();
   void fail_writes(InFlight& flight, const session::Outcome& outcome);
   void fail_everything(const Status& status);
   void flush_segment(uint32_t number, Stream& except);
+  // Until no submission in flight uses one of these templates.
+  Status await_unused(const std::vector<uint64_t>& templates);
 
   const std::unique_ptr<session::Link> link_;
   const CaptureLimits limits_;
@@ -138,7 +140,7 @@ class SessionCore {
   std::deque<std::unique_ptr<Stream>> streams_;
 
   std::mutex flush_mutex_;
-  std::unordered_map<TemplateKey, CachedTemplate, TemplateKeyHash> templates_;
+  TemplateCache templates_;
   FragmentBuilder builder_;
 
   std::mutex flights_mutex_;

@@ -27,6 +27,7 @@ struct GENIE_API Stats {
   uint64_t templates_registered = 0;
   uint64_t template_hits = 0;
   uint64_t template_misses = 0;
+  uint64_t templates_forgotten = 0;  // by the node, at our wish, to make room for others
 
   // Shape inference: where answers came from.
   uint64_t shapes_cached = 0;

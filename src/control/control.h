@@ -48,6 +48,8 @@ struct OpenAnswer {
   std::string data_address;
   std::string data_token;
   uint32_t in_flight_max = 0;
+  uint64_t templates_max = 0;
+  uint64_t template_bytes_max = 0;
 };
 
 struct NodeReport {
@@ -73,7 +75,8 @@ class ControlHandler {
   virtual ~ControlHandler() = default;
   virtual Result<OpenAnswer> open(const OpenOrder& order) = 0;
   virtual void close(std::string_view session_id) = 0;
-  virtual Result<uint64_t> register_template(std::string_view session_id, std::span<const std::byte> serialized) = 0;
+  virtual Result<uint64_t> register_template(std::string_view session_id, std::span<const std::byte> serialized,
+                                             std::span<const uint64_t> forget) = 0;
   virtual NodeReport report() = 0;
 };
 
@@ -106,7 +109,7 @@ class ControlClient {
   virtual Result<OpenAnswer> open(const OpenOrder& order, Deadline deadline) = 0;
   virtual Status close(std::string_view session_id, Deadline deadline) = 0;
   virtual Result<uint64_t> register_template(std::string_view session_id, std::span<const std::byte> serialized,
-                                             Deadline deadline) = 0;
+                                             std::span<const uint64_t> forget, Deadline deadline) = 0;
   virtual Result<NodeReport> report(Deadline deadline) = 0;
   // Whether the node's health service says SERVING.
   virtual Result<bool> healthy(Deadline deadline) = 0;

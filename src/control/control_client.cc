@@ -51,6 +51,8 @@ class GrpcControlClient final : public ControlClient {
     answer.data_address = reply.data_address();
     answer.data_token = reply.data_token();
     answer.in_flight_max = reply.in_flight_max();
+    answer.templates_max = reply.templates_max();
+    answer.template_bytes_max = reply.template_bytes_max();
     return answer;
   }
 
@@ -63,7 +65,7 @@ class GrpcControlClient final : public ControlClient {
   }
 
   Result<uint64_t> register_template(std::string_view session_id, std::span<const std::byte> serialized,
-                                     Deadline deadline) override {
+                                     std::span<const uint64_t> forget, Deadline deadline) override {
     if (serialized.size() > kMaxTemplateBytes) {
       return Status(Errc::kQuotaExceeded, "a template of " + std::to_string(serialized.size()) +
                                               " bytes; the limit is " + std::to_string(kMaxTemplateBytes) +
@@ -72,6 +74,7 @@ class GrpcControlClient final : public ControlClient {
     v1::RegisterTemplateRequest request;
     request.set_session_id(std::string(session_id));
     request.set_serialized(serialized.data(), serialized.size());
+    request.mutable_forget()->Add(forget.begin(), forget.end());
     v1::RegisterTemplateReply reply;
     GENIE_TRY(call(deadline, "registering a template",
                    [&](grpc::ClientContext& context) { return stub_->RegisterTemplate(&context, request, &reply); }));

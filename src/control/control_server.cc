@@ -63,6 +63,8 @@ class Service final : public v1::Control::Service {
       reply->set_data_address(answer->data_address);
       reply->set_data_token(answer->data_token);
       reply->set_in_flight_max(answer->in_flight_max);
+      reply->set_templates_max(answer->templates_max);
+      reply->set_template_bytes_max(answer->template_bytes_max);
       return {};
     });
   }
@@ -82,7 +84,8 @@ class Service final : public v1::Control::Service {
         return {Errc::kQuotaExceeded, "a template of " + std::to_string(bytes.size()) + " bytes; the limit is " +
                                           std::to_string(kMaxTemplateBytes)};
       }
-      Result<uint64_t> id = handler_.register_template(request->session_id(), std::as_bytes(std::span(bytes)));
+      const std::span forget(request->forget().data(), static_cast<size_t>(request->forget().size()));
+      Result<uint64_t> id = handler_.register_template(request->session_id(), std::as_bytes(std::span(bytes)), forget);
       GENIE_TRY(id.status());
       reply->set_template_id(*id);
       return {};

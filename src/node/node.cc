@@ -33,6 +33,8 @@ session::NodeInfo Node::info() const {
   info.name = options_.name;
   info.version = kGenieVersion;
   info.torch_version = executor::operator_set().torch_version;
+  info.templates_max = options_.session_limits.templates;
+  info.template_bytes_max = options_.session_limits.template_bytes;
   for (const auto& device : devices_) {
     info.devices.push_back({.kind = device->options().kind,
                             .threads = device->options().threads,

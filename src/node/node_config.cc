@@ -17,7 +17,7 @@ namespace genie::node {
 namespace {
 
 constexpr const char* kKeys =
-    "name, listen, transport, device, threads, memory_quota, max_sessions, polling, token_file, drain_timeout_s";
+    "name, listen, transport, device, threads, memory_quota, max_sessions, max_templates, polling, token_file, drain_timeout_s";
 
 Status wrong(const std::string& where, std::string_view key, const std::string& value, std::string_view allowed) {
   return {Errc::kConfig, where + std::string(key) + ": '" + value + "' is wrong; allowed: " + std::string(allowed)};
@@ -93,6 +93,8 @@ Status set_config(std::string_view key, const std::string& value, const std::str
     config.memory_quota_bytes = *bytes;
   } else if (key == "max_sessions") {
     if (!parse_number<uint64_t>(value, 1, 65536, config.max_sessions)) return wrong(where, key, value, "1 to 65536");
+  } else if (key == "max_templates") {
+    if (!parse_number<uint64_t>(value, 1, 1U << 20, config.max_templates)) return wrong(where, key, value, "1 to 1048576");
   } else if (key == "polling") {
     if (value != "adaptive" && value != "busy") return wrong(where, key, value, "adaptive, busy");
     config.polling = value;
@@ -151,6 +153,7 @@ Result<ServerOptions> server_options(const NodeConfig& config) {
   options.node.session_limits.memory_bytes =
       config.memory_quota_bytes != 0 ? config.memory_quota_bytes : physical_memory_bytes() / 10 * 8;
   options.node.sessions_max = config.max_sessions;
+  options.node.session_limits.templates = config.max_templates;
   options.listen = config.listen;
   options.transport = config.transport;
   options.busy_polling = config.polling == "busy";

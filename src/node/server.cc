@@ -214,6 +214,8 @@ Result<control::OpenAnswer> NodeServer::open(const control::OpenOrder& order) {
   answer.data_address = data_address_;
   answer.data_token = *token;
   answer.in_flight_max = options_.node.session_limits.in_flight;
+  answer.templates_max = options_.node.session_limits.templates;
+  answer.template_bytes_max = options_.node.session_limits.template_bytes;
   return answer;
 }
 
@@ -227,12 +229,13 @@ void NodeServer::close(std::string_view session_id) {
   if (auto session = find(session_id)) post({.session = std::move(session), .response = nullptr});
 }
 
-Result<uint64_t> NodeServer::register_template(std::string_view session_id, std::span<const std::byte> serialized) {
+Result<uint64_t> NodeServer::register_template(std::string_view session_id, std::span<const std::byte> serialized,
+                                               std::span<const uint64_t> forget) {
   const std::shared_ptr<RemoteSession> session = find(session_id);
   if (session == nullptr) {
     return Status(Errc::kNotFound, "node '" + options_.node.name + "' has no such session (any more): connect again");
   }
-  return session->state()->add_template(serialized);
+  return session->state()->add_template(serialized, forget);
 }
 
 control::NodeReport NodeServer::report() {

@@ -51,7 +51,8 @@ class NodeServer final : public control::ControlHandler {
   // ControlHandler.
   Result<control::OpenAnswer> open(const control::OpenOrder& order) override;
   void close(std::string_view session_id) override;
-  Result<uint64_t> register_template(std::string_view session_id, std::span<const std::byte> serialized) override;
+  Result<uint64_t> register_template(std::string_view session_id, std::span<const std::byte> serialized,
+                                     std::span<const uint64_t> forget) override;
   control::NodeReport report() override;
 
  private:

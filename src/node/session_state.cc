@@ -22,28 +22,31 @@ SessionState::SessionState(uint64_t number, std::string place, int threads, Sess
                            std::atomic<uint64_t>* progress)
     : number_(number), place_(std::move(place)), threads_(threads), limits_(limits), progress_(progress) {}
 
-Result<uint64_t> SessionState::add_template(std::span<const std::byte> serialized) {
-  const auto refuse = [&](size_t count, uint64_t bytes) {
-    return Status(Errc::kQuotaExceeded, place_ + ": the session holds " + std::to_string(count) + " templates (" +
-                                            std::to_string(bytes) +
-                                            " bytes), the node allows no more: reconnect, or raise the node's limit");
+Result<uint64_t> SessionState::add_template(std::span<const std::byte> serialized, std::span<const uint64_t> forget) {
+  const auto check_room = [&]() -> Status {
+    if (templates_.size() < limits_.templates && serialized.size() <= limits_.template_bytes - template_bytes_) return {};
+    return {Errc::kQuotaExceeded, place_ + ": the session holds " + std::to_string(templates_.size()) + " templates (" +
+                                      std::to_string(template_bytes_) +
+                                      " bytes), the node allows no more: forget some, or raise the node's limit"};
   };
   {
     const std::lock_guard lock(template_mutex_);
-    if (templates_.size() >= limits_.templates || serialized.size() > limits_.template_bytes - template_bytes_) {
-      return refuse(templates_.size(), template_bytes_);
+    for (const uint64_t id : forget) {
+      const auto found = templates_.find(id);
+      if (found == templates_.end()) continue;
+      template_bytes_ -= found->second.bytes;
+      templates_.erase(found);
     }
+    GENIE_TRY(check_room());
   }
   Result<std::shared_ptr<const executor::Program>> program = executor::compile(serialized);
   if (!program) return located(program.status());
   const std::lock_guard lock(template_mutex_);
   if (closed()) return Status(Errc::kCancelled, place_ + ": the session is closed");
-  if (templates_.size() >= limits_.templates || serialized.size() > limits_.template_bytes - template_bytes_) {
-    return refuse(templates_.size(), template_bytes_);
-  }
+  GENIE_TRY(check_room());
   template_bytes_ += serialized.size();
   const uint64_t id = next_template_++;
-  templates_.emplace(id, std::move(*program));
+  templates_.emplace(id, Template{std::move(*program), serialized.size()});
   return id;
 }
 
@@ -64,7 +67,7 @@ bool SessionState::try_enter() noexcept {
 std::shared_ptr<const executor::Program> SessionState::find_template(uint64_t id) const {
   const std::lock_guard lock(template_mutex_);
   const auto found = templates_.find(id);
-  return found == templates_.end() ? nullptr : found->second;
+  return found == templates_.end() ? nullptr : found->second.program;
 }
 
 executor::Store* SessionState::store_st() {

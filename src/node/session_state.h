@@ -36,8 +36,9 @@ class SessionState {
   uint64_t number() const noexcept { return number_; }
   const SessionLimits& limits() const noexcept { return limits_; }
 
-  // Compiles on the calling thread. kQuotaExceeded, or what compile() says.
-  Result<uint64_t> add_template(std::span<const std::byte> serialized);
+  // Drops the templates of `forget` (ids that nobody has are ignored), then compiles on the calling thread.
+  // kQuotaExceeded, or what compile() says.
+  Result<uint64_t> add_template(std::span<const std::byte> serialized, std::span<const uint64_t> forget = {});
   size_t template_count() const;
 
   // Takes one place among the submissions in flight; false when all are taken. run_st gives it back.
@@ -64,6 +65,10 @@ class SessionState {
   void end_st();
 
  private:
+  struct Template {
+    std::shared_ptr<const executor::Program> program;
+    uint64_t bytes = 0;  // serialized
+  };
   struct Failure {
     uint32_t epoch = 0;
     Status why;
@@ -91,7 +96,7 @@ class SessionState {
   std::atomic<uint64_t>* const progress_;
 
   mutable std::mutex template_mutex_;
-  std::unordered_map<uint64_t, std::shared_ptr<const executor::Program>> templates_;
+  std::unordered_map<uint64_t, Template> templates_;
   uint64_t template_bytes_ = 0;
   uint64_t next_template_ = 1;
 

@@ -165,8 +165,9 @@ class EmbeddedLink final : public Link {
 
   const NodeInfo& node() const override { return info_; }
 
-  Result<uint64_t> register_template(std::span<const std::byte> serialized) override {
-    Result<uint64_t> id = session_->add_template(serialized);
+  Result<uint64_t> register_template(std::span<const std::byte> serialized,
+                                     std::span<const uint64_t> forget) override {
+    Result<uint64_t> id = session_->add_template(serialized, forget);
     if (id) add(counted_->templates_registered, 1);
     return id;
   }

@@ -37,6 +37,8 @@ struct NodeInfo {
   std::string version;  // of Genie
   std::string torch_version;
   std::string transport;  // "embedded", "shm", ...
+  uint64_t templates_max = 0;  // that a session may have registered at a time,
+  uint64_t template_bytes_max = 0;  // and their bytes together
   std::vector<DeviceInfo> devices;
 };
 
@@ -133,8 +135,10 @@ class Link {
 
   virtual const NodeInfo& node() const = 0;
 
-  // Blocks. The answer is valid for the life of the link. The link remembers nothing: the caller caches by fingerprint.
-  virtual Result<uint64_t> register_template(std::span<const std::byte> serialized) = 0;
+  // Blocks. The answer is valid until the caller has it forgotten. The link remembers nothing: the caller caches by
+  // fingerprint, and names in `forget` what the node drops first to make room; no submission in flight may use these.
+  virtual Result<uint64_t> register_template(std::span<const std::byte> serialized,
+                                             std::span<const uint64_t> forget = {}) = 0;
 
   virtual Result<std::unique_ptr<Upload>> begin_upload(size_t size) = 0;
   // Takes `source` as it is, without a snapshot, where the node can compute on the caller's own bytes (embedded only; null

@@ -28,10 +28,11 @@ class RemoteLink final : public Link {
 
   const NodeInfo& node() const override { return info_; }
 
-  Result<uint64_t> register_template(std::span<const std::byte> serialized) override {
+  Result<uint64_t> register_template(std::span<const std::byte> serialized,
+                                     std::span<const uint64_t> forget) override {
     if (Status failure = core_->failure(); !failure.ok()) return failure;
     Result<uint64_t> id =
-        control_->register_template(session_id_, serialized, Deadline::after_ms(options_.progress_timeout_ms));
+        control_->register_template(session_id_, serialized, forget, Deadline::after_ms(options_.progress_timeout_ms));
     if (id) {
       core_->count_template();
       return id;
@@ -77,6 +78,8 @@ NodeInfo info_of(const control::OpenAnswer& answer) {
   info.version = answer.genie_version;
   info.torch_version = answer.torch_version;
   info.transport = answer.transport;
+  info.templates_max = answer.templates_max;
+  info.template_bytes_max = answer.template_bytes_max;
   for (const control::DeviceEntry& device : answer.devices) {
     info.devices.push_back(
         {.kind = device.kind, .threads = static_cast<int>(device.threads), .memory_bytes = device.memory_bytes});

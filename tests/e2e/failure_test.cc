@@ -197,6 +197,24 @@ TEST(Failure, QuotaExceeded) {
   EXPECT_TRUE(submit(*link, std::move(room))->outcome().status.ok());
 }
 
+TEST(Failure, TemplatesAreForgottenOnlyWhenTheClientSaysSo) {
+  NodeProcess node({"--max-templates", "2"});
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  EXPECT_EQ(link->node().templates_max, 2U);
+  const auto first = link->register_template(test::add_template(1, kElements));
+  const auto second = link->register_template(test::add_template(2, kElements));
+  ASSERT_TRUE(first.ok() && second.ok());
+  const auto refused = link->register_template(test::add_template(3, kElements));
+  EXPECT_EQ(refused.code(), Errc::kQuotaExceeded) << refused.status().to_string();
+  // An id that nobody has is no error: the client may say it twice.
+  const auto third = link->register_template(test::add_template(3, kElements), std::vector<uint64_t>{*first, 99});
+  ASSERT_TRUE(third.ok()) << third.status().to_string();
+  upload_operands(*link);
+  EXPECT_EQ(submit(*link, step(*first, 0))->outcome().status.code(), Errc::kNotFound);
+  EXPECT_TRUE(node.eventually([](const control::NodeReport& report) { return report.templates == 2; }));
+}
+
 TEST(Failure, TooManySessions) {
   NodeProcess node({"--max-sessions", "1"});
   ASSERT_TRUE(node.wait_ready()) << node.errors();

@@ -478,7 +478,7 @@ TEST_F(Hostile, ADataConnectionWithoutASession) {
 TEST_F(Hostile, SessionIdsAreNotGuessed) {
   auto control = control::ControlClient::make(node_->uri(), "");
   const std::vector<std::byte> bytes(100);
-  EXPECT_EQ((*control)->register_template("1", bytes, Deadline::after_ms(kPatienceMs)).code(), Errc::kNotFound);
+  EXPECT_EQ((*control)->register_template("1", bytes, {}, Deadline::after_ms(kPatienceMs)).code(), Errc::kNotFound);
   EXPECT_TRUE((*control)->close("1", Deadline::after_ms(kPatienceMs)).ok());
 }
 

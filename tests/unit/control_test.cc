@@ -28,16 +28,21 @@ class Recorder final : public ControlHandler {
     answer.data_address = "unix:/somewhere";
     answer.data_token = "secret";
     answer.in_flight_max = 9;
+    answer.templates_max = 10;
+    answer.template_bytes_max = 11;
     return answer;
   }
   void close(std::string_view session_id) override { closed.emplace_back(session_id); }
-  Result<uint64_t> register_template(std::string_view, std::span<const std::byte> serialized) override {
+  Result<uint64_t> register_template(std::string_view, std::span<const std::byte> serialized,
+                                     std::span<const uint64_t> forget) override {
+    forgotten.assign(forget.begin(), forget.end());
     if (serialized.empty()) return Status(Errc::kNotFound, std::string(100'000, 'x'));
     return serialized.size();
   }
   NodeReport report() override { return {.node_name = "n", .draining = true, .sessions = 4, .records_executed = 7}; }
 
   std::vector<std::string> closed;
+  std::vector<uint64_t> forgotten;
 };
 
 class Control : public ::testing::Test {
@@ -77,9 +82,12 @@ TEST_F(Control, CallsTravelOverAUnixSocket) {
   EXPECT_EQ(answer->session_id, std::string("\0id\xFF", 4));
   EXPECT_EQ(answer->devices.at(0).threads, 3U);
   EXPECT_EQ(answer->in_flight_max, 9U);
+  EXPECT_EQ(answer->templates_max, 10U);
+  EXPECT_EQ(answer->template_bytes_max, 11U);
   EXPECT_EQ(answer->data_token, "secret");
   const std::vector<std::byte> bytes(size_t{5} << 20);
-  EXPECT_EQ(peer->register_template("id", bytes, soon()).value(), bytes.size());
+  EXPECT_EQ(peer->register_template("id", bytes, std::vector<uint64_t>{5, 6}, soon()).value(), bytes.size());
+  EXPECT_EQ(handler_.forgotten, (std::vector<uint64_t>{5, 6}));
   EXPECT_TRUE(peer->close("id", soon()).ok());
   EXPECT_EQ(handler_.closed, std::vector<std::string>{"id"});
   const auto report = peer->report(soon());
@@ -104,11 +112,11 @@ TEST_F(Control, ErrorsKeepTheirCodeAndText) {
   EXPECT_EQ(answer.status().text(), "node 'n' runs libtorch 2.13.0, this program 1.0");
   const auto thrown = peer->open({.torch_version = "2.13.0", .client_name = "throws"}, soon());
   EXPECT_EQ(thrown.code(), Errc::kInternal);
-  const auto long_text = peer->register_template("id", {}, soon());
+  const auto long_text = peer->register_template("id", {}, {}, soon());
   EXPECT_EQ(long_text.code(), Errc::kNotFound);
   EXPECT_GT(long_text.status().text().size(), 1000U);
   const std::vector<std::byte> huge(kMaxTemplateBytes + 1);
-  EXPECT_EQ(peer->register_template("id", huge, soon()).code(), Errc::kQuotaExceeded);
+  EXPECT_EQ(peer->register_template("id", huge, {}, soon()).code(), Errc::kQuotaExceeded);
 }
 
 TEST_F(Control, WantsItsToken) {

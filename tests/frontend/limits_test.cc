@@ -1,0 +1,86 @@
+// What a node holds of a session is bounded; a program that has more goes on.
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "frontend/capture/template_cache.h"
+#include "tests/frontend/session_fixture.h"
+
+namespace {
+
+using genie::frontend::KnownTemplate;
+using genie::frontend::TemplateCache;
+using genie::frontend::TemplateKey;
+using genie::test::remote_mode;
+using Limits = genie::test::SessionTest;
+
+TemplateKey key(uint64_t number) { return {number, 0}; }
+KnownTemplate known(uint64_t id, uint64_t bytes) { return {.id = id, .defaults = {}, .bytes = bytes}; }
+
+TEST(TemplateCacheTest, TheLeastRecentlyUsedGoesFirst) {
+  TemplateCache cache(3, 1000);
+  for (uint64_t i = 1; i <= 3; ++i) {
+    EXPECT_TRUE(cache.make_room(10).empty());
+    cache.insert(key(i), known(i, 10));
+  }
+  ASSERT_NE(cache.find(key(1)), nullptr);
+  EXPECT_EQ(cache.make_room(10), (std::vector<uint64_t>{2}));
+  EXPECT_EQ(cache.find(key(2)), nullptr);
+  // The node may not have heard of it: said again until a registration succeeds.
+  EXPECT_EQ(cache.make_room(10), (std::vector<uint64_t>{2}));
+  cache.insert(key(4), known(4, 10));
+  EXPECT_EQ(cache.make_room(10), (std::vector<uint64_t>{3}));
+  EXPECT_EQ(cache.forgotten(), 2U);
+}
+
+TEST(TemplateCacheTest, BytesAreBoundedToo) {
+  TemplateCache cache(100, 1000);
+  for (uint64_t i = 1; i <= 4; ++i) cache.insert(key(i), known(i, 250));
+  EXPECT_EQ(cache.make_room(500), (std::vector<uint64_t>{1, 2}));
+  cache.insert(key(5), known(5, 500));
+  // Larger than all together: everything goes, and the node says no.
+  EXPECT_EQ(cache.make_room(5000).size(), 3U);
+  EXPECT_EQ(cache.size(), 0U);
+}
+
+// The k-th of many programs that all have different code.
+at::Tensor program(const at::Tensor& x, int k) {
+  at::Tensor y = x;
+  for (int i = 0; i <= k; ++i) y = (i & k) != 0 ? y.sin() : y.cos();
+  return y + k;
+}
+
+TEST_F(Limits, MoreTemplatesThanTheNodeHolds) {
+  if (!remote_mode()) GTEST_SKIP() << "an embedded node's limit is not configured";
+  constexpr int kHeld = 4;
+  constexpr int kPrograms = 3 * kHeld;
+  start({"--max-templates", std::to_string(kHeld)});
+  const auto x = torch::randn({8});
+  const auto remote = x.to(device());
+  const auto before = session->stats();
+  // From several threads: what one wants forgotten may be in flight for another, and may not go before it ran.
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong{0};
+  for (int t = 0; t < 3; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 3 * kPrograms; ++i) {
+        const int k = (i * (t + 1)) % kPrograms;
+        if (!torch::equal(program(remote, k).cpu(), program(x, k))) ++wrong;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+  const auto after = session->stats();
+  EXPECT_GE(after.templates_forgotten - before.templates_forgotten, 2U * kPrograms);
+  EXPECT_TRUE(node->eventually([](const genie::control::NodeReport& report) { return report.templates <= kHeld; }));
+  // What fits is kept: the same few over and over register nothing.
+  for (int k = 0; k < kHeld; ++k) (void)program(remote, k).cpu();
+  const auto warm = session->stats();
+  for (int round = 0; round < 3; ++round) {
+    for (int k = 0; k < kHeld; ++k) (void)program(remote, k).cpu();
+  }
+  EXPECT_EQ(session->stats().templates_registered, warm.templates_registered);
+}
+
+}  // namespace
