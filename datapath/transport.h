@@ -96,6 +96,7 @@ struct Capabilities {
   std::string_view name;
   bool maps_remote_memory = false;    // RemoteRegion::mapped is set
   bool registers_any_memory = false;  // register_memory() works on memory that allocate() did not make
+  bool publishes_memory = false;      // publish() works, on the listening side
   size_t max_send_bytes = 0;          // largest small message
 };
 
@@ -119,6 +120,10 @@ class Transport {
   // -- Memory ------------------------------------------------------------------------------------------------------
   // Memory that the peer of `endpoint` may write and read once it has imported the key. Zeroed, pre-faulted.
   virtual Result<Region> allocate(EndpointId endpoint, size_t size, Deadline deadline) = 0;
+  // Memory of this side that the peer may read but never write: its import is private, so that what it writes there is its
+  // own, page by page, while all other pages show what this side writes. Zeroed, not present yet; released like any region.
+  // kUnsupported without Capabilities::publishes_memory.
+  virtual Result<Region> publish(EndpointId endpoint, size_t size) = 0;
   virtual Result<Region> register_memory(std::span<std::byte> memory, MemoryKind kind) = 0;
   // Frees (or unregisters) a region. kBusy while posted operations use it; kStale for an old key.
   virtual Status release(MemoryKey key) = 0;

@@ -121,6 +121,9 @@ class FakeTransport final : public Transport {
   Status close(EndpointId endpoint) override;
 
   Result<Region> allocate(EndpointId endpoint, size_t size, Deadline deadline) override;
+  Result<Region> publish(EndpointId, size_t) override {
+    return Status(Errc::kUnsupported, "the fake network publishes no memory");
+  }
   Result<Region> register_memory(std::span<std::byte> memory, MemoryKind kind) override;
   Status release(MemoryKey key) override;
   Result<RemoteRegion> import_region(EndpointId endpoint, const RemoteKey& key) override;

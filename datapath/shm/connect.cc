@@ -35,8 +35,11 @@ uint64_t tag_of(EndpointId id) noexcept { return uint64_t{id.generation} << 32 |
 
 ShmTransport::ShmTransport(const ShmOptions& options)
     : options_(options),
-      capabilities_{
-          .name = "shm", .maps_remote_memory = true, .registers_any_memory = false, .max_send_bytes = kMaxMessageBytes},
+      capabilities_{.name = "shm",
+                    .maps_remote_memory = true,
+                    .registers_any_memory = false,
+                    .publishes_memory = true,
+                    .max_send_bytes = kMaxMessageBytes},
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       wake_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       reserve_(::open("/dev/null", O_RDONLY | O_CLOEXEC)) {

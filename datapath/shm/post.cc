@@ -44,6 +44,9 @@ Status ShmTransport::post_transfer(EndpointId id, Buffer& local, const RemoteReg
   if (import == nullptr) return imports_.why(remote.index, remote.generation);
   if (import->endpoint != id) return Status(Errc::kInvalidArgument, "the region belongs to another endpoint");
   if (import->revoked) return Errc::kStale;
+  if (op.opcode != Opcode::kRead && import->mapping.is_private()) {
+    return Status(Errc::kPermission, "the peer's region is published: it can be read, not written");
+  }
   if (offset > import->size || local.size() > import->size - offset) return Errc::kOutOfRange;
   op.import_index = remote.index;
   op.import_generation = remote.generation;

@@ -102,11 +102,13 @@ void ShmTransport::withdraw(EndpointId id, const RemoteKey& key) {
   transmit(*endpoint, ControlMessage{.type = type, .key = key});
 }
 
-Result<Region> ShmTransport::add_region(EndpointId endpoint, FileDescriptor fd, const RemoteKey& key, size_t size) {
+// A published region is sealed once this side has mapped it, and made present by whoever writes it.
+Result<Region> ShmTransport::add_region(EndpointId endpoint, FileDescriptor fd, const RemoteKey& key, size_t size,
+                                        bool published) {
   Result<SharedMapping> mapping = SharedMapping::map(fd.get(), size);
   if (!mapping.ok()) return mapping.status();
   std::byte* data = mapping->data();
-  GENIE_TRY(populate_shared({data, size}));
+  GENIE_TRY(published ? seal_for_others(fd.get()) : populate_shared({data, size}));
   LocalRegion region;
   region.mapping = std::move(*mapping);
   region.fd = std::move(fd);
@@ -124,7 +126,7 @@ Result<Region> ShmTransport::allocate(EndpointId id, size_t size, Deadline deadl
   return endpoint->listener_side ? allocate_here(*endpoint, size) : allocate_there(*endpoint, size, deadline);
 }
 
-Result<Region> ShmTransport::allocate_here(Endpoint& endpoint, size_t size) {
+Result<Region> ShmTransport::allocate_here(Endpoint& endpoint, size_t size, bool published) {
   if (!check_quota(endpoint, size).ok()) {
     // What the client has released since counts no more.
     const EndpointId id = endpoint.id;
@@ -138,7 +140,7 @@ Result<Region> ShmTransport::allocate_here(Endpoint& endpoint, size_t size) {
   shared.size = size;
   const RemoteKey key = add_shared(endpoint, std::move(shared));
   charge(endpoint, size);
-  Result<Region> region = add_region(endpoint.id, std::move(*fd), key, size);
+  Result<Region> region = add_region(endpoint.id, std::move(*fd), key, size, published);
   const KeyFields fields = unpack_key(key);
   if (!region.ok()) {
     drop_shared(endpoint, fields);
@@ -146,6 +148,14 @@ Result<Region> ShmTransport::allocate_here(Endpoint& endpoint, size_t size) {
   }
   endpoint.shared.find(fields.index, fields.generation)->local = region->key;
   return region;
+}
+
+Result<Region> ShmTransport::publish(EndpointId id, size_t size) {
+  Endpoint* endpoint = find(id);
+  if (endpoint == nullptr || endpoint->state != EndpointState::kOpen) return Errc::kDisconnected;
+  if (size == 0) return Status(Errc::kInvalidArgument, "a shared region of 0 bytes");
+  if (!endpoint->listener_side) return Status(Errc::kUnsupported, "shared memory is published by the listening side");
+  return allocate_here(*endpoint, size, true);
 }
 
 Result<Region> ShmTransport::allocate_there(Endpoint& endpoint, size_t size, Deadline deadline) {

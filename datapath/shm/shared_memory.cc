@@ -19,6 +19,10 @@
 namespace genie::datapath {
 namespace {
 
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010  // Linux 5.1; the C library's headers may be older
+#endif
+
 constexpr int kSizeSeals = F_SEAL_SHRINK | F_SEAL_GROW;
 
 Status system_error(const char* what) {
@@ -47,6 +51,12 @@ Result<FileDescriptor> make_sealed_memory(size_t size) {
   }
   if (::fcntl(fd.get(), F_ADD_SEALS, kSizeSeals) != 0) return system_error("cannot seal shared memory");
   return fd;
+}
+
+Status seal_for_others(int fd) {
+  if (::fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) != 0)
+    return system_error("cannot seal shared memory");
+  return {};
 }
 
 Status populate(int fd, size_t offset, size_t size) {
@@ -97,6 +107,7 @@ SharedMapping::~SharedMapping() {
 void SharedMapping::swap(SharedMapping& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(mapped_, other.mapped_);
+  std::swap(private_, other.private_);
 }
 
 Result<SharedMapping> SharedMapping::map(int fd, size_t size) {
@@ -114,7 +125,9 @@ Result<SharedMapping> SharedMapping::map(int fd, size_t size) {
   if (at == nullptr) return system_error("cannot map shared memory");
   // A small one is mapped page by page now; a large one as it is used, since that may take long.
   const int present = rounded < kHugePageBytes ? MAP_POPULATE : 0;
-  if (::mmap(at, rounded, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | present, fd, 0) == MAP_FAILED) {
+  const bool closed = (seals & F_SEAL_FUTURE_WRITE) != 0;  // populating would copy every page
+  const int sharing = closed ? MAP_PRIVATE : MAP_SHARED | present;
+  if (::mmap(at, rounded, PROT_READ | PROT_WRITE, sharing | MAP_FIXED, fd, 0) == MAP_FAILED) {
     const Status why = errno == EPERM ? Status(Errc::kStale)  // sealed in between
                                       : system_error("cannot map shared memory");
     ::munmap(at, rounded);
@@ -123,6 +136,7 @@ Result<SharedMapping> SharedMapping::map(int fd, size_t size) {
   SharedMapping mapping;
   mapping.data_ = at;
   mapping.mapped_ = rounded;
+  mapping.private_ = closed;
   return mapping;
 }
 

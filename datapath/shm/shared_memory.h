@@ -17,6 +17,9 @@ namespace genie::datapath {
 // A memfd of `size` bytes (rounded up to pages), sealed against shrinking and growing. No page is present yet.
 Result<FileDescriptor> make_sealed_memory(size_t size);
 
+// From now on nobody can write that memory but through the writable mappings that there are.
+Status seal_for_others(int fd);
+
 // Makes pages [offset, offset + size) present: kOutOfMemory here instead of a signal later.
 Status populate(int fd, size_t offset, size_t size);
 
@@ -42,16 +45,19 @@ class SharedMapping {
 
   // Maps a descriptor that may come from a peer: kProtocol unless it is a memfd of the right size that is sealed against
   // resizing, kStale when it is sealed against writing (somebody took it). A large one lies at a multiple of 2 MiB and is
-  // not present yet: populate_shared() is for whoever writes it first.
+  // not present yet: populate_shared() is for whoever writes it first. Memory that seal_for_others() closed is mapped
+  // privately: writable, but only for this process to see.
   static Result<SharedMapping> map(int fd, size_t size);
 
   std::byte* data() const noexcept { return data_; }
+  bool is_private() const noexcept { return private_; }
 
  private:
   void swap(SharedMapping& other) noexcept;
 
   std::byte* data_ = nullptr;
   size_t mapped_ = 0;
+  bool private_ = false;
 };
 
 }  // namespace genie::datapath

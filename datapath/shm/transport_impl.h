@@ -34,6 +34,7 @@ class ShmTransport final : public Transport {
   Status close(EndpointId endpoint) override;
 
   Result<Region> allocate(EndpointId endpoint, size_t size, Deadline deadline) override;
+  Result<Region> publish(EndpointId endpoint, size_t size) override;
   Result<Region> register_memory(std::span<std::byte> memory, MemoryKind kind) override;
   Status release(MemoryKey key) override;
   Result<RemoteRegion> import_region(EndpointId endpoint, const RemoteKey& key) override;
@@ -92,9 +93,10 @@ class ShmTransport final : public Transport {
   void drop_shared(Endpoint& endpoint, const KeyFields& key);
   void withdraw(EndpointId endpoint, const RemoteKey& key);
   void revoke_imports(EndpointId endpoint, const KeyFields& key);
-  Result<Region> allocate_here(Endpoint& endpoint, size_t size);
+  Result<Region> allocate_here(Endpoint& endpoint, size_t size, bool published = false);
   Result<Region> allocate_there(Endpoint& endpoint, size_t size, Deadline deadline);
-  Result<Region> add_region(EndpointId endpoint, FileDescriptor fd, const RemoteKey& key, size_t size);
+  Result<Region> add_region(EndpointId endpoint, FileDescriptor fd, const RemoteKey& key, size_t size,
+                            bool published = false);
   Result<SharedMapping> import_own(Endpoint& endpoint, const RemoteKey& key);
   Result<SharedMapping> import_theirs(Endpoint& endpoint, const RemoteKey& key);
 

@@ -50,6 +50,34 @@ TEST_P(Memory, AMappedRegionIsTheSameMemory) {
   }
 }
 
+TEST_P(Memory, PublishedMemoryIsReadAndNeverWritten) {
+  if (!listener()->capabilities().publishes_memory) {
+    EXPECT_EQ(listener()->publish(listener_end_, 4096).code(), Errc::kUnsupported);
+    GTEST_SKIP() << GetParam().name << " publishes no memory";
+  }
+  EXPECT_EQ(client()->publish(client_end_, 4096).code(), Errc::kUnsupported) << "only the listening side publishes";
+  EXPECT_EQ(listener()->publish(listener_end_, 0).code(), Errc::kInvalidArgument);
+  for (const size_t size : {size_t{1}, size_t{10'000}, size_t{5} << 20}) {
+    Result<Region> region = listener()->publish(listener_end_, size);
+    ASSERT_TRUE(region.ok()) << region.status().to_string();
+    EXPECT_TRUE(all_zero({region->data, size}));
+    region->data[size - 1] = std::byte{1};
+    Result<RemoteRegion> remote = import(client(), region->remote);
+    ASSERT_TRUE(remote.ok()) << remote.status().to_string();
+    ASSERT_EQ(remote->size, size);
+    EXPECT_EQ(remote->mapped[size - 1], std::byte{1});
+    region->data[size - 1] = std::byte{2};
+    EXPECT_EQ(remote->mapped[size - 1], std::byte{2}) << "the import follows";
+    remote->mapped[size - 1] = std::byte{3};
+    EXPECT_EQ(region->data[size - 1], std::byte{2}) << "what the peer writes stays its own";
+    Buffer bytes = make_buffer(1, 7);
+    EXPECT_EQ(client()->write(client_end_, bytes, *remote, 0, options()).code(), Errc::kPermission);
+    ASSERT_TRUE(listener()->release(region->key).ok());
+    EXPECT_EQ(remote->mapped[size - 1], std::byte{3}) << "an import outlives the region";
+    EXPECT_TRUE(client()->drop_import(*remote).ok());
+  }
+}
+
 TEST_P(Memory, ForgedKeysAreRefused) {
   for (Side* owner : {&listener(), &client()}) {
     Result<Region> region = allocate(*owner, 4096);

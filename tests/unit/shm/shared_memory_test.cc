@@ -104,5 +104,30 @@ TEST_F(SharedMemoryTest, MemoryThatMayShrinkOrIsShorterIsNotTaken) {
   EXPECT_EQ(take_memory(-1, 4096).code(), Errc::kProtocol);
 }
 
+TEST_F(SharedMemoryTest, ClosedMemoryIsWrittenByItsMakerAlone) {
+  const SharedMapping ours = std::move(*SharedMapping::map(fd_.get(), kSize));
+  EXPECT_FALSE(ours.is_private());
+  ASSERT_TRUE(seal_for_others(fd_.get()).ok());
+  EXPECT_EQ(seal_for_others(fd_.get()).code(), Errc::kIo) << "no seal can be added any more";
+  const std::string again = "/proc/self/fd/" + std::to_string(fd_.get());
+  const FileDescriptor reopened(::open(again.c_str(), O_RDWR | O_CLOEXEC));
+  for (const int fd : {fd_.get(), reopened.get()}) {
+    EXPECT_EQ(::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);
+    void* const readable = ::mmap(nullptr, kSize, PROT_READ, MAP_SHARED, fd, 0);
+    ASSERT_NE(readable, MAP_FAILED);
+    EXPECT_NE(::mprotect(readable, kSize, PROT_READ | PROT_WRITE), 0);
+    ::munmap(readable, kSize);
+    const char byte = 1;
+    EXPECT_LT(::pwrite(fd, &byte, 1, 0), 0);
+    EXPECT_NE(::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096), 0);
+  }
+  const SharedMapping theirs = std::move(*SharedMapping::map(reopened.get(), kSize));
+  EXPECT_TRUE(theirs.is_private());
+  theirs.data()[0] = std::byte{1};
+  EXPECT_EQ(ours.data()[0], std::byte{0});
+  ours.data()[kSize - 1] = std::byte{2};
+  EXPECT_EQ(theirs.data()[kSize - 1], std::byte{2});
+}
+
 }  // namespace
 }  // namespace genie::datapath
