@@ -126,6 +126,7 @@ void say_ready(NodeServer& server) {
 int serve(const NodeConfig& config, const sigset_t& signals) {
   Result<genie::node::ServerOptions> options = genie::node::server_options(config);
   if (!options) return fail(kExitConfig, options.status());
+  genie::executor::use_placed_memory();
   Result<std::unique_ptr<NodeServer>> server = NodeServer::start(std::move(*options));
   if (!server) return fail(exit_code(server.status()), server.status());
   say_ready(**server);

@@ -44,7 +44,7 @@ struct GENIE_API Stats {
   uint64_t upload_copied_bytes = 0;  // copied by a CPU after the snapshot
   uint64_t fetches = 0;
   uint64_t fetch_bytes = 0;
-  uint64_t fetch_copied_bytes = 0;  // copied by a CPU between the storage and the tensor that .cpu() returns
+  uint64_t fetch_copied_bytes = 0;  // copied by a CPU on the way back, or later when one side wrote what both had
   uint64_t user_copied_bytes = 0;   // copied again into a tensor that the program brought
 
   std::vector<std::string> last_failures;

@@ -78,6 +78,7 @@ class Decoder {
       if (static_cast<SlotKind>(kind) != SlotKind::kTransient) program_.bound_slots.push_back(slot);
     }
     program_.slot_written.assign(program_.slot_kinds.size(), false);
+    program_.slot_origin.assign(program_.slot_kinds.size(), Origin());
     for (const auto* text : *source_.strings()) {
       if (text == nullptr) return malformed("null string");
       program_.strings.push_back(text->str());
@@ -259,6 +260,9 @@ class Decoder {
         return {Errc::kPermission, fmt::format("operator {} makes a view: it has no place in a template", name)};
       }
       GENIE_TRY(check_output(record, node, *schema.returns()[i].type(), name));
+      if (node.tag == Tag::kFresh) {
+        program_.slot_origin[node.slot] = {static_cast<uint32_t>(program_.records.size()), record.first_output + i};
+      }
     }
     return {};
   }

@@ -87,6 +87,15 @@ struct HostMemory {
   bool counted_besides = false;  // in StoreOptions::held_besides_bytes
 };
 
+// Where fresh results may be born, so that whoever wants them finds them where it can reach them.
+class Birthplace {
+ public:
+  virtual ~Birthplace() = default;
+  // Memory for the first content of a storage, aligned to 64; without data: it may be born anywhere. Called on the store's
+  // thread, perhaps more than once for one storage: an operator may ask for further memory of the same size.
+  virtual HostMemory place(uint64_t storage, size_t size) noexcept = 0;
+};
+
 // Verifies and resolves a serialized template (protocol/template.fbs). Never aborts on hostile bytes: kProtocol;
 // kNotFound names an operator that this process does not have, kVersionMismatch one with another schema.
 Result<std::shared_ptr<const Program>> compile(std::span<const std::byte> serialized);
@@ -107,17 +116,20 @@ class Store {
   virtual Status admit(uint64_t size_bytes) const = 0;
   // A new storage whose initial content is `memory`. kAlreadyExists, kQuotaExceeded.
   virtual Status adopt(StorageVersion storage, HostMemory memory) = 0;
-  // Runs `program`. `params` are all parameter values (defaults patched by the caller).
+  // Runs `program`. `params` are all parameter values (defaults patched by the caller). New storages named in `placed` are
+  // born in memory of `birthplace` where their operators take it (see use_placed_memory).
   virtual InvokeOutcome invoke(const Program& program, std::span<const SlotBinding> slots,
-                               std::span<const int64_t> params) = 0;
+                               std::span<const int64_t> params, std::span<const uint64_t> placed = {},
+                               Birthplace* birthplace = nullptr) = 0;
   // The record was not run because an earlier one of its stream failed: poisons what it would have written.
   virtual void poison(const Program& program, std::span<const SlotBinding> slots, const Status& why) = 0;
   // Bytes [offset, offset + size) of a storage: kNotFound, kStale (another version), kOutOfRange, kPoisoned (with the
   // original error).
   virtual Result<std::span<const std::byte>> bytes(StorageVersion storage, uint64_t offset, uint64_t size) = 0;
   // Likewise, with a holder where sharing is right: not memory that was only lent, not a range so small that its holder would
-  // keep mostly other bytes alive, nor one that kernels would find at an odd address.
-  virtual Result<SharedBytes> share(StorageVersion storage, uint64_t offset, uint64_t size) = 0;
+  // keep mostly other bytes alive, nor one that kernels would find at an odd address. With `once`, not while there is
+  // another holder either.
+  virtual Result<SharedBytes> share(StorageVersion storage, uint64_t offset, uint64_t size, bool once) = 0;
   // Gives the storage bytes of its own if it still has those at `lent`; how many were copied. Without memory for them the
   // storage is poisoned.
   virtual uint64_t keep(uint64_t id, const std::byte* lent) = 0;
@@ -135,6 +147,10 @@ struct OperatorSet {
   uint32_t count = 0;
 };
 OperatorSet operator_set();
+
+// Puts an allocator over libtorch's for CPU memory, once and for the process: one that lets results be born where a Store was
+// told to. Without it they are born in ordinary memory. For programs that own libtorch, as genie-node does.
+void use_placed_memory();
 
 // Intra-op threads that this process would use by default.
 int default_threads();

@@ -43,6 +43,13 @@ struct Record {
   uint32_t dead_count = 0;
 };
 
+// Which record's fresh output, of known geometry, a slot is.
+struct Origin {
+  static constexpr uint32_t kNone = UINT32_MAX;
+  uint32_t record = kNone;
+  uint32_t node = 0;  // in Program::nodes
+};
+
 class Program {
  public:
   std::vector<c10::OperatorHandle> ops;
@@ -54,7 +61,8 @@ class Program {
   std::vector<uint32_t> dead_slots;
   std::vector<std::string> strings;
   std::vector<wire::SlotKind> slot_kinds;
-  std::vector<bool> slot_written;     // by an in-place, out= or fresh output
+  std::vector<bool> slot_written;  // by an in-place, out= or fresh output
+  std::vector<Origin> slot_origin;
   std::vector<uint32_t> bound_slots;  // slots that an invocation binds, in order
   std::vector<int64_t> default_params;
   uint64_t fingerprint = 0;

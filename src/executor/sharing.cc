@@ -15,6 +15,12 @@ const Holder* holder_of(const c10::Storage& storage) noexcept {
 
 }  // namespace
 
+c10::DataPtr pointer_to(HostMemory memory) {
+  auto* const owner = new std::shared_ptr<void>(std::move(memory.owner));
+  return {memory.data, owner, [](void* context) { delete static_cast<std::shared_ptr<void>*>(context); },
+          c10::Device(c10::DeviceType::CPU)};
+}
+
 std::shared_ptr<const void> share_memory(c10::Storage& storage) {
   if (const Holder* held = holder_of(storage)) return *held;
   c10::StorageImpl& impl = *storage.unsafeGetStorageImpl();

@@ -20,6 +20,9 @@
 
 namespace genie::executor {
 
+// A pointer to CPU memory that keeps its owner.
+c10::DataPtr pointer_to(HostMemory memory);
+
 // A further holder of the storage's memory. From now on is_shared() tells whether anybody else still has it.
 std::shared_ptr<const void> share_memory(c10::Storage& storage);
 bool is_shared(const c10::Storage& storage) noexcept;

@@ -10,12 +10,16 @@
 #include <c10/core/TensorImpl.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
+#include <optional>
 #include <sstream>
 #include <unordered_map>
 
 #include "datapath/base/log.h"
 #include "datapath/memory/populate.h"
+#include "src/executor/geometry.h"
+#include "src/executor/placement.h"
 #include "src/executor/program.h"
 #include "src/executor/sharing.h"
 
@@ -38,18 +42,10 @@ struct Entry {
   Status poison;
 };
 
-struct ReplayError : std::runtime_error {
-  ReplayError(Errc code, const std::string& text) : std::runtime_error(text), code(code) {}
-  Errc code;
-};
-
 c10::Storage storage_over(HostMemory memory) {
-  auto* owner = new std::shared_ptr<void>(std::move(memory.owner));
-  at::DataPtr pointer(
-      memory.data, owner, [](void* context) { delete static_cast<std::shared_ptr<void>*>(context); },
-      at::Device(at::kCPU));
-  return c10::Storage(c10::Storage::use_byte_size_t(), static_cast<int64_t>(memory.size), std::move(pointer),
-                      c10::GetCPUAllocator(), /*resizable=*/true);
+  const auto size = static_cast<int64_t>(memory.size);
+  return c10::Storage(c10::Storage::use_byte_size_t(), size, pointer_to(std::move(memory)), c10::GetCPUAllocator(),
+                      /*resizable=*/true);
 }
 
 c10::Storage fresh_storage(size_t size_bytes) {
@@ -69,60 +65,11 @@ c10::Storage private_storage(size_t size_bytes) {
   return fresh_storage(size_bytes);
 }
 
-// What a geometry needs of its storage, in bytes; refuses negative numbers and overflow.
-uint64_t bytes_spanned(at::IntArrayRef sizes, at::IntArrayRef strides, int64_t offset, size_t item_bytes) {
-  if (offset < 0) throw ReplayError(Errc::kProtocol, "negative storage offset");
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    if (sizes[i] < 0 || strides[i] < 0) throw ReplayError(Errc::kProtocol, "negative size or stride");
-  }
-  uint64_t last = static_cast<uint64_t>(offset);
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    if (sizes[i] == 0) return 0;
-    uint64_t step = 0;
-    if (__builtin_mul_overflow(static_cast<uint64_t>(sizes[i] - 1), static_cast<uint64_t>(strides[i]), &step) ||
-        __builtin_add_overflow(last, step, &last)) {
-      throw ReplayError(Errc::kProtocol, "geometry overflows");
-    }
-  }
-  uint64_t total = 0;
-  if (__builtin_add_overflow(last, uint64_t{1}, &last) || __builtin_mul_overflow(last, item_bytes, &total)) {
-    throw ReplayError(Errc::kProtocol, "geometry overflows");
-  }
-  return total;
-}
-
-// Sizes and strides of a node, read from the parameters.
-struct Geometry {
-  c10::SmallVector<int64_t, 6> sizes;
-  c10::SmallVector<int64_t, 6> strides;
-  int64_t offset = 0;
-
-  Geometry(const Node& node, std::span<const int64_t> params) {
-    const int64_t* at = params.data() + node.param;
-    sizes.append(at, at + node.rank);
-    at += node.rank;
-    if (node.contiguous) {
-      strides.resize(node.rank);
-      int64_t stride = 1;
-      for (size_t i = node.rank; i-- > 0;) {
-        strides[i] = stride;
-        if (__builtin_mul_overflow(stride, std::max<int64_t>(sizes[i], 1), &stride)) {
-          throw ReplayError(Errc::kProtocol, "geometry overflows");
-        }
-      }
-    } else {
-      strides.append(at, at + node.rank);
-      at += node.rank;
-    }
-    if (!node.zero_offset) offset = *at;
-  }
-};
-
-std::string describe(const at::Tensor& tensor) {
-  if (!tensor.defined()) return "undefined";
-  std::ostringstream text;
-  text << tensor.scalar_type() << tensor.sizes();
-  return text.str();
+// Of a fresh result, as the client promised it.
+size_t bytes_of(const Node& node, std::span<const int64_t> params) {
+  const Geometry geometry(node, params);
+  const size_t item_bytes = c10::elementSize(static_cast<c10::ScalarType>(node.dtype));
+  return bytes_spanned(geometry.sizes, geometry.strides, 0, item_bytes);
 }
 
 class CpuStore final : public Store {
@@ -148,8 +95,8 @@ class CpuStore final : public Store {
     return {};
   }
 
-  InvokeOutcome invoke(const Program& program, std::span<const SlotBinding> slots,
-                       std::span<const int64_t> params) override;
+  InvokeOutcome invoke(const Program& program, std::span<const SlotBinding> slots, std::span<const int64_t> params,
+                       std::span<const uint64_t> placed, Birthplace* birthplace) override;
 
   void poison(const Program& program, std::span<const SlotBinding> slots, const Status& why) override {
     if (slots.size() != program.bound_slots.size()) return;
@@ -176,13 +123,14 @@ class CpuStore final : public Store {
     return std::span(static_cast<const std::byte*>(entry.storage.data()) + offset, size);
   }
 
-  Result<SharedBytes> share(StorageVersion storage, uint64_t offset, uint64_t size) override {
+  Result<SharedBytes> share(StorageVersion storage, uint64_t offset, uint64_t size, bool once) override {
     const Result<std::span<const std::byte>> range = bytes(storage, offset, size);
     GENIE_TRY(range.status());
     Entry& entry = entries_.find(storage.id)->second;
     SharedBytes out{.bytes = {const_cast<std::byte*>(range->data()), range->size()}, .holder = nullptr};
     const bool aligned = reinterpret_cast<uintptr_t>(range->data()) % kSharedAlignment == 0;
-    if (size != 0 && aligned && entry.writable && size >= entry.storage.nbytes() / 2) {
+    const bool available = !once || !is_shared(entry.storage);
+    if (size != 0 && aligned && available && entry.writable && size >= entry.storage.nbytes() / 2) {
       out.holder = share_memory(entry.storage);
     }
     return out;
@@ -259,6 +207,7 @@ class CpuStore final : public Store {
   }
 
   Status bind(const Program& program, std::span<const SlotBinding> slots, InvokeOutcome& outcome);
+  void plan_births(const Program& program, std::span<const SlotBinding> slots, std::span<const uint64_t> placed);
   void settle(const Program& program, std::span<const SlotBinding> slots, const Status& status, size_t failed);
   void mark_touched_by(const Program& program, const Record& record, std::vector<bool>& touched) const;
   void run_record(const Program& program, const Record& record, std::span<const int64_t> params,
@@ -288,6 +237,11 @@ class CpuStore final : public Store {
   // Scratch of the running invocation, kept to spare allocations.
   std::vector<Slot> slots_;
   std::vector<c10::IValue> stack_;
+  struct Birth {
+    Origin origin;
+    uint64_t storage = 0;
+  };
+  std::vector<Birth> births_;  // by record, at most one of each
 };
 
 // Looks every bound slot up before anything runs: a stale version or a poisoned input changes nothing.
@@ -318,6 +272,22 @@ Status CpuStore::bind(const Program& program, std::span<const SlotBinding> slots
     slots_[slot] = Slot{entry.storage, true};
   }
   return {};
+}
+
+void CpuStore::plan_births(const Program& program, std::span<const SlotBinding> slots,
+                           std::span<const uint64_t> placed) {
+  births_.clear();
+  if (placed.empty()) return;
+  for (size_t i = 0; i < slots.size(); ++i) {
+    const uint32_t slot = program.bound_slots[i];
+    const Origin origin = program.slot_origin[slot];
+    if (program.slot_kinds[slot] != SlotKind::kCreated || origin.record == Origin::kNone) continue;
+    if (std::ranges::find(placed, slots[i].id) != placed.end()) births_.push_back({origin, slots[i].id});
+  }
+  const auto record = [](const Birth& birth) { return birth.origin.record; };
+  std::ranges::sort(births_, {}, record);
+  const auto others = std::ranges::unique(births_, {}, record);
+  births_.erase(others.begin(), others.end());
 }
 
 void CpuStore::mark_touched_by(const Program& program, const Record& record, std::vector<bool>& touched) const {
@@ -357,7 +327,8 @@ void CpuStore::settle(const Program& program, std::span<const SlotBinding> slots
 }
 
 InvokeOutcome CpuStore::invoke(const Program& program, std::span<const SlotBinding> slots,
-                               std::span<const int64_t> params) {
+                               std::span<const int64_t> params, std::span<const uint64_t> placed,
+                               Birthplace* birthplace) {
   InvokeOutcome outcome;
   if (slots.size() != program.bound_slots.size() || params.size() != program.default_params.size()) {
     outcome.status =
@@ -373,11 +344,19 @@ InvokeOutcome CpuStore::invoke(const Program& program, std::span<const SlotBindi
     return outcome;
   }
   const c10::InferenceMode below_autograd;
+  plan_births(program, slots, birthplace != nullptr ? placed : std::span<const uint64_t>());
+  auto birth = births_.cbegin();
   size_t index = 0;
   Errc code = Errc::kOpFailed;
   std::string why;
   for (; index < program.records.size(); ++index) {
     try {
+      std::optional<PlacementScope> scope;
+      if (birth != births_.cend() && birth->origin.record == index) [[unlikely]] {
+        const Node& node = program.nodes[birth->origin.node];
+        scope.emplace(*birthplace, birth->storage, bytes_of(node, params));
+        ++birth;
+      }
       run_record(program, program.records[index], params, outcome);
     } catch (const ReplayError& error) {
       code = error.code;

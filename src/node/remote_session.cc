@@ -20,6 +20,15 @@ bool fits(uint64_t offset, uint64_t size, uint64_t within) noexcept {
 
 }  // namespace
 
+RemoteSession::RemoteSession(RemoteSessionOptions options, std::shared_ptr<SessionState> state, Device& device,
+                             SharedMemoryCounters& counters)
+    : options_(std::move(options)),
+      state_(std::move(state)),
+      device_(device),
+      counters_(counters),
+      results_(std::make_shared<ResultMemory>(std::min(state_->limits().result_bytes, state_->limits().memory_bytes))) {
+}
+
 Status RemoteSession::handle(datapath::Transport& transport, uint32_t tag, std::span<const std::byte> piece,
                              const std::shared_ptr<ResponseSink>& sink) {
   const Result<std::span<const std::byte>> whole = incoming_.feed(tag, piece);
@@ -27,6 +36,7 @@ Status RemoteSession::handle(datapath::Transport& transport, uint32_t tag, std::
   if (whole->empty()) return {};
   Result<wire::ClientMessage> message = wire::decode_client_message(*whole);
   GENIE_TRY(message.status());
+  if (const auto* release = std::get_if<wire::ResultRelease>(&*message)) return release_results(release->results);
   return on_submission(transport, std::get<wire::SubmissionMessage>(*message), sink);
 }
 
@@ -35,10 +45,11 @@ Status RemoteSession::on_submission(datapath::Transport& transport, const wire::
   if (!state_->try_enter()) return violation("more submissions in flight than the node allows");
   auto request = std::make_unique<Request>();
   const auto translate = [&]() -> Status {
+    GENIE_TRY(release_results(message.result_releases));  // first: the same submission may use the room
     GENIE_TRY(accept_windows(transport, message));
     GENIE_TRY(order_uploads(transport, message, *request));
-    for (const wire::FetchEntry& entry : message.fetches) GENIE_TRY(order_fetch(entry, *request));
-    return accept_drops(message);
+    for (const wire::FetchEntry& entry : message.fetches) order_fetch(transport, entry, *request);
+    return {};
   };
   if (Status bad = translate(); !bad.ok()) {
     state_->leave();
@@ -78,17 +89,6 @@ Status RemoteSession::accept_windows(datapath::Transport& transport, const wire:
   return {};
 }
 
-// After everything that the same message still uses.
-Status RemoteSession::accept_drops(const wire::SubmissionMessage& message) {
-  for (const uint32_t number : message.window_drops) {
-    const auto found = windows_.find(number);
-    if (found == windows_.end()) return violation("a window was dropped that was never offered");
-    retire(std::move(found->second));
-    windows_.erase(found);
-  }
-  return {};
-}
-
 Result<UploadOrder> RemoteSession::order_from_window(const wire::UploadEntry& entry) const {
   const auto found = windows_.find(entry.window);
   if (found == windows_.end() || !fits(entry.offset, entry.size, found->second->size)) {
@@ -120,7 +120,7 @@ Status RemoteSession::order_uploads(datapath::Transport& transport, const wire::
   };
   std::vector<Part> parts;
   for (const wire::UploadEntry& entry : message.uploads) {
-    if (entry.window != wire::kInlineWindow) {
+    if (entry.window != wire::kNoWindow) {
       Result<UploadOrder> order = order_from_window(entry);
       GENIE_TRY(order.status());
       request.uploads.push_back(std::move(*order));
@@ -147,23 +147,7 @@ Status RemoteSession::order_uploads(datapath::Transport& transport, const wire::
   return {};
 }
 
-Status RemoteSession::order_fetch(const wire::FetchEntry& entry, Request& request) const {
-  FetchOrder order{.storage = entry.storage, .offset = entry.offset, .size = entry.size};
-  if (entry.window == wire::kInlineWindow) {
-    if (entry.size > wire::kMaxInlineBytes) return violation("a fetch is too large to ride in a completion");
-  } else {
-    const auto found = windows_.find(entry.window);
-    if (found == windows_.end() || !fits(entry.window_offset, entry.size, found->second->size)) {
-      return violation("a fetch reaches beyond its window");
-    }
-    order.target = {found->second->data + entry.window_offset, entry.size};
-    order.target_owner = found->second;
-  }
-  request.fetches.push_back(std::move(order));
-  return {};
-}
-
-void RemoteSession::respond(Response response) {
+void RemoteSession::respond(datapath::Transport& transport, Response response) {
   if (ending_) return;
   wire::CompletionMessage message;
   message.ticket = response.ticket;
@@ -173,16 +157,7 @@ void RemoteSession::respond(Response response) {
   message.upload_copied_bytes = response.upload_copied_bytes;
   message.fetch_copied_bytes = response.fetch_copied_bytes;
   message.reported = std::move(response.reported);
-  const auto silent = [](const FetchResult& result) { return result.status.ok() && !result.block; };
-  if (!std::ranges::all_of(response.fetched, silent)) {
-    for (FetchResult& result : response.fetched) {
-      wire::FetchedEntry& entry = message.fetched.emplace_back();
-      entry.status = std::move(result.status);
-      if (entry.status.ok() && result.block) {
-        entry.bytes.assign(result.block.data(), result.block.data() + result.block.size());
-      }
-    }
-  }
+  for (FetchResult& result : response.fetched) enter_result(transport, result, message);
   if (state_->in_flight() == 0) next_tick_ns_ = 0;
   send(wire::NodeMessage(std::move(message)));
 }
@@ -285,6 +260,7 @@ bool RemoteSession::pump(datapath::Transport& transport) {
   bool moved = post_backlog();
   if (!ending_ && endpoint_.valid()) moved |= send_outbox(transport);
   moved |= give_back(transport);
+  moved |= give_regions_back(transport);
   return moved;
 }
 
@@ -293,10 +269,12 @@ void RemoteSession::begin_end() {
   outbox_.clear();
   for (auto& [number, window] : windows_) retire(std::move(window));
   windows_.clear();
+  end_results();
 }
 
 bool RemoteSession::gone() const noexcept {
-  return ending_ && state_->ended() && state_->in_flight() == 0 && backlog_.empty() && retired_.empty();
+  return ending_ && state_->ended() && state_->in_flight() == 0 && backlog_.empty() && retired_.empty() &&
+         retired_regions_.empty();
 }
 
 }  // namespace genie::node

@@ -18,6 +18,7 @@
 
 #include "datapath/transport.h"
 #include "src/node/node.h"
+#include "src/node/result_memory.h"
 #include "src/protocol/fragments.h"
 #include "src/protocol/session_messages.h"
 
@@ -39,8 +40,7 @@ struct RemoteSessionOptions {
 class RemoteSession {
  public:
   RemoteSession(RemoteSessionOptions options, std::shared_ptr<SessionState> state, Device& device,
-                SharedMemoryCounters& counters)
-      : options_(std::move(options)), state_(std::move(state)), device_(device), counters_(counters) {}
+                SharedMemoryCounters& counters);
   RemoteSession(const RemoteSession&) = delete;
   RemoteSession& operator=(const RemoteSession&) = delete;
 
@@ -55,7 +55,9 @@ class RemoteSession {
   // One piece of a message. An error is a violation: the caller ends the session.
   Status handle(datapath::Transport& transport, uint32_t tag, std::span<const std::byte> piece,
                 const std::shared_ptr<ResponseSink>& sink);
-  void respond(Response response);
+  void respond(datapath::Transport& transport, Response response);
+  // Gives memory for results back that has long been unused.
+  void drop_idle_results(uint64_t now_ns);
   void say_farewell(const Status& why);
   // A sign of life when work is in flight, the device moved on and the client may start to wonder.
   void tick(uint64_t now_ns);
@@ -63,7 +65,9 @@ class RemoteSession {
   // Sends, posts and gives back what it can without blocking. True when it moved something.
   bool pump(datapath::Transport& transport);
   // Something is left for pump().
-  bool wants_pump() const noexcept { return !outbox_.empty() || !backlog_.empty() || !retired_.empty(); }
+  bool wants_pump() const noexcept {
+    return !outbox_.empty() || !backlog_.empty() || !retired_.empty() || !retired_regions_.empty();
+  }
   bool flushed() const noexcept { return outbox_.empty() && backlog_.empty() && state_->in_flight() == 0; }
 
   // Nothing more is accepted or sent; pump() goes on giving memory back.
@@ -73,20 +77,33 @@ class RemoteSession {
   bool gone() const noexcept;
 
  private:
-  // A window that the client made, for uploads that are copied out or for results.
+  // A window that the client made, for uploads that are copied out.
   struct Window {
     datapath::RemoteRegion import;
     std::byte* data = nullptr;
+    uint64_t size = 0;
+  };
+  // Memory that the node made, for results.
+  struct ResultRegion {
+    datapath::MemoryKey key;
     uint64_t size = 0;
   };
 
   Status on_submission(datapath::Transport& transport, const wire::SubmissionMessage& message,
                        const std::shared_ptr<ResponseSink>& sink);
   Status accept_windows(datapath::Transport& transport, const wire::SubmissionMessage& message);
-  Status accept_drops(const wire::SubmissionMessage& message);
   Status order_uploads(datapath::Transport& transport, const wire::SubmissionMessage& message, Request& request);
   Result<UploadOrder> order_from_window(const wire::UploadEntry& entry) const;
-  Status order_fetch(const wire::FetchEntry& entry, Request& request) const;
+
+  // -- remote_results.cc
+  void order_fetch(datapath::Transport& transport, const wire::FetchEntry& entry, Request& request);
+  Result<std::shared_ptr<ResultSpan>> reserve_result(datapath::Transport& transport, size_t size);
+  Status add_result_region(datapath::Transport& transport, size_t size);
+  void enter_result(datapath::Transport& transport, FetchResult& result, wire::CompletionMessage& message);
+  Status release_results(std::span<const uint64_t> results);
+  bool give_regions_back(datapath::Transport& transport);
+  void end_results();
+
   void post(std::unique_ptr<Work> work);
   bool post_backlog();
   bool send_outbox(datapath::Transport& transport);
@@ -111,6 +128,14 @@ class RemoteSession {
 
   std::unordered_map<uint32_t, std::shared_ptr<Window>> windows_;
   std::vector<std::shared_ptr<Window>> retired_;
+
+  std::shared_ptr<ResultMemory> results_;
+  std::unordered_map<uint32_t, std::shared_ptr<ResultRegion>> result_regions_;
+  std::vector<std::shared_ptr<ResultRegion>> retired_regions_;
+  // What the client holds: results by their names. See ResultMemory's invariant.
+  std::unordered_map<uint64_t, std::shared_ptr<const void>> held_results_;
+  uint32_t next_result_region_ = 0;
+  uint64_t next_result_ = 1;
 
   uint64_t next_tick_ns_ = 0;
   uint64_t told_progress_ = 0;

@@ -14,6 +14,7 @@
 #include "datapath/memory/buffer.h"
 #include "genie/status.h"
 #include "src/executor/executor.h"
+#include "src/node/result_memory.h"
 #include "src/node/upload_region.h"
 
 namespace genie::node {
@@ -37,15 +38,15 @@ struct FetchOrder {
   uint64_t size = 0;
   // The response may carry the storage's own bytes, where the store shares them.
   bool share = false;
-  // Otherwise, where the one copy goes. Empty: into a fresh block that the response carries.
-  std::span<std::byte> target;
-  std::shared_ptr<void> target_owner;
+  // For a client in another process: where the result is born or copied to. Null: a fresh block that the response carries.
+  std::shared_ptr<ResultSpan> place;
+  Status refused;  // why there is no place
 };
 
 struct FetchResult {
   Status status;
-  executor::SharedBytes shared;  // with a holder, instead of a copy
-  datapath::Buffer block;        // without a target only
+  executor::SharedBytes shared;  // with a holder: the storage's own bytes, or a copy in the place
+  datapath::Buffer block;        // otherwise
 };
 
 struct Response {

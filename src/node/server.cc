@@ -381,7 +381,7 @@ size_t NodeServer::take_inbox() {
   }
   for (Event& event : taken_) {
     if (event.response != nullptr) {
-      event.session->respond(std::move(*event.response));
+      event.session->respond(*transport_, std::move(*event.response));
     } else {
       end_session(event.session, Status(Errc::kCancelled, "closed by the client"), false);
     }
@@ -413,6 +413,7 @@ void NodeServer::tend_sessions() {
   const std::vector<std::shared_ptr<RemoteSession>> sessions = live_;
   for (const auto& session : sessions) {
     session->tick(now);
+    session->drop_idle_results(now);
     if (session->ending()) {
       if (!session->gone()) continue;
       sinks_.erase(session->state()->number());

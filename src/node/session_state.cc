@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "datapath/memory/pages.h"
@@ -15,6 +16,35 @@ namespace {
 constexpr size_t kMaxRememberedFailures = 4096;
 
 std::shared_ptr<void> share(datapath::Buffer block) { return std::make_shared<datapath::Buffer>(std::move(block)); }
+
+// The order's own place, unless something else of that size was born there and lives on; then another one, if there is room.
+std::shared_ptr<ResultSpan> free_place(const FetchOrder& order) {
+  if (order.place == nullptr || order.place.use_count() == 1) return order.place;
+  return order.place->memory().reserve(order.size);
+}
+
+// New storages that are fetched whole, or nearly so, are born where the client can read them.
+class FetchPlaces final : public executor::Birthplace {
+ public:
+  explicit FetchPlaces(std::span<const FetchOrder> orders) : orders_(orders) {}
+
+  executor::HostMemory place(uint64_t storage, size_t size) noexcept override try {
+    const auto wanted = [&](const FetchOrder& order) {
+      return order.place != nullptr && order.storage.id == storage && order.size <= size && order.size >= size / 2;
+    };
+    const auto order = std::ranges::find_if(orders_, wanted);
+    if (order == orders_.end()) return {};
+    const std::shared_ptr<ResultSpan> span =
+        order->size == size ? free_place(*order) : order->place->memory().reserve(size);
+    if (span == nullptr || !span->make_present().ok()) return {};
+    return {.data = span->bytes().data(), .size = size, .writable = true, .owner = span};
+  } catch (const std::bad_alloc&) {
+    return {};
+  }
+
+ private:
+  const std::span<const FetchOrder> orders_;
+};
 
 }  // namespace
 
@@ -115,6 +145,7 @@ void SessionState::end_st() {
   failed_streams_.clear();
   failed_uploads_.clear();
   params_ = {};
+  placed_ = {};
   bytes_in_use_.store(0, std::memory_order_relaxed);
   storage_count_.store(0, std::memory_order_relaxed);
   {
@@ -259,7 +290,12 @@ Status SessionState::invoke_st(const Request& request, Response& response) {
   params_.assign(defaults.begin(), defaults.end());
   for (size_t i = 0; i < request.param_index.size(); ++i) params_[request.param_index[i]] = request.param_value[i];
 
-  executor::InvokeOutcome outcome = store->invoke(*program, request.slots, params_);
+  placed_.clear();
+  for (const FetchOrder& order : request.fetches) {
+    if (order.place != nullptr) placed_.push_back(order.storage.id);
+  }
+  FetchPlaces places(request.fetches);
+  executor::InvokeOutcome outcome = store->invoke(*program, request.slots, params_, placed_, &places);
   response.failed_record = outcome.failed_record;
   response.executed_records = outcome.executed_records;
   response.reported = std::move(outcome.reported);
@@ -276,38 +312,39 @@ void SessionState::fetch_st(const Request& request, Response& response) {
 
 FetchResult SessionState::fetch_one_st(const FetchOrder& order, Response& response) {
   FetchResult result;
+  const auto failed = [&](const Status& why) {
+    result.status = located(why);
+    return std::move(result);
+  };
   if (const auto lost = failed_uploads_.find(order.storage.id); lost != failed_uploads_.end()) {
-    result.status = located(Status(Errc::kPoisoned, std::string(lost->second.text())));
-    return result;
+    return failed(Status(Errc::kPoisoned, std::string(lost->second.text())));
   }
   executor::Store* const store = store_st();
-  if (order.share) {
-    Result<executor::SharedBytes> shared = store->share(order.storage, order.offset, order.size);
+  const Result<std::span<const std::byte>> bytes = store->bytes(order.storage, order.offset, order.size);
+  if (!bytes) return failed(bytes.status());
+  if (!order.refused.ok()) return failed(order.refused);
+  const bool reachable =
+      order.share || (order.place != nullptr && order.place->memory().find(bytes->data(), bytes->size()));
+  if (reachable) {
+    // In a client's mapping two results cannot share their bytes: what the program writes to one would show in the other.
+    const bool once = order.place != nullptr;
+    Result<executor::SharedBytes> shared = store->share(order.storage, order.offset, order.size, once);
     if (shared && shared->holder != nullptr) {
       result.shared = std::move(*shared);
       return result;
     }
   }
-  const Result<std::span<const std::byte>> bytes = store->bytes(order.storage, order.offset, order.size);
-  if (!bytes) {
-    result.status = located(bytes.status());
-    return result;
-  }
-  std::byte* target = order.target.data();
-  if (target == nullptr) {
-    Result<datapath::Buffer> block = make_aligned_block(bytes->size());
-    if (!block) {
-      result.status = located(block.status());
-      return result;
-    }
-    result.block = std::move(*block);
-    target = result.block.data();
-  } else if (order.target.size() < bytes->size()) {
-    result.status = Status(Errc::kInvalidArgument, place_ + ": the memory for a result is shorter than the result");
-    return result;
-  }
-  if (!bytes->empty()) std::memcpy(target, bytes->data(), bytes->size());
   response.fetch_copied_bytes += bytes->size();
+  if (const std::shared_ptr<ResultSpan> place = free_place(order); place != nullptr) {
+    if (Status present = place->make_present(); !present.ok()) return failed(present);
+    std::memcpy(place->bytes().data(), bytes->data(), bytes->size());
+    result.shared = {.bytes = place->bytes(), .holder = place};
+    return result;
+  }
+  Result<datapath::Buffer> block = make_aligned_block(bytes->size());
+  if (!block) return failed(block.status());
+  if (!bytes->empty()) std::memcpy(block->data(), bytes->data(), bytes->size());
+  result.block = std::move(*block);
   return result;
 }
 

@@ -26,6 +26,7 @@ struct SessionLimits {
   uint64_t memory_bytes = UINT64_MAX;  // of all storages
   size_t templates = 4096;
   uint64_t template_bytes = 256ULL << 20;  // of all templates, serialized
+  uint64_t result_bytes = 1ULL << 30;      // of results that a client in another process keeps where the node made them
   uint32_t in_flight = 256;                // submissions accepted and not yet answered
 };
 
@@ -116,6 +117,7 @@ class SessionState {
   std::unordered_map<uint32_t, Failure> failed_streams_;
   std::unordered_map<uint64_t, Status> failed_uploads_;
   std::vector<int64_t> params_;
+  std::vector<uint64_t> placed_;
 };
 
 }  // namespace genie::node

@@ -76,18 +76,21 @@ flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const S
   const auto param_index = numbers(builder, message.param_index);
   const auto param_value = numbers(builder, message.param_value);
   const auto fetches = structs<fbs::Fetch>(builder, message.fetches, [](const FetchEntry& entry) {
-    return fbs::Fetch(entry.storage.id, entry.offset, entry.size, entry.window_offset, entry.storage.version,
-                      entry.window);
+    return fbs::Fetch(entry.storage.id, entry.offset, entry.size, entry.storage.version, 0);
   });
   const auto offers = structs<fbs::WindowOffer>(builder, message.window_offers, [](const WindowOffer& offer) {
     return fbs::WindowOffer(to_wire(offer.key), offer.size, offer.window, 0);
   });
-  const auto drops = numbers(builder, message.window_drops);
   const auto regions =
       structs<fbs::Region>(builder, message.regions, [](const Key& key) { return fbs::Region(to_wire(key)); });
+  const auto results = numbers(builder, message.result_releases);
   return fbs::CreateSubmission(builder, message.ticket, message.stream, message.epoch, frees, uploads,
-                               message.template_id, slots, param_index, param_value, fetches, offers, drops, regions)
+                               message.template_id, slots, param_index, param_value, fetches, offers, regions, results)
       .Union();
+}
+
+flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const ResultRelease& message) {
+  return fbs::CreateResultRelease(builder, numbers(builder, message.results)).Union();
 }
 
 flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const CompletionMessage& message) {
@@ -105,7 +108,8 @@ flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const C
     if (!entry.bytes.empty()) {
       bytes = builder.CreateVector(reinterpret_cast<const uint8_t*>(entry.bytes.data()), entry.bytes.size());
     }
-    fetched.push_back(fbs::CreateFetched(builder, code_of(entry.status), text, bytes));
+    fetched.push_back(fbs::CreateFetched(builder, code_of(entry.status), text, bytes, entry.result, entry.region,
+                                         entry.offset, entry.passing));
   }
   const auto text = text_of(builder, message.status);
   const auto reported_vector = numbers(builder, reported);
@@ -114,6 +118,11 @@ flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const C
                                message.executed_records, message.upload_copied_bytes, message.fetch_copied_bytes,
                                reported_vector, fetched_vector)
       .Union();
+}
+
+flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const ResultRegion& message) {
+  const fbs::Key key = to_wire(message.key);
+  return fbs::CreateResultRegion(builder, message.region, message.size, &key).Union();
 }
 
 flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const Progress& message) {
@@ -169,13 +178,13 @@ Result<ClientMessage> read(const fbs::Submission& from) {
   message.param_index = copied(from.param_index());
   message.param_value = copied(from.param_value());
   message.fetches = converted<FetchEntry>(from.fetches(), [](const fbs::Fetch& f) {
-    return FetchEntry{{f.id(), f.version()}, f.offset(), f.size(), f.window(), f.window_offset()};
+    return FetchEntry{{f.id(), f.version()}, f.offset(), f.size()};
   });
   message.window_offers = converted<WindowOffer>(from.window_offers(), [](const fbs::WindowOffer& w) {
     return WindowOffer{w.window(), w.size(), from_wire(w.key())};
   });
-  message.window_drops = copied(from.window_drops());
   message.regions = converted<Key>(from.regions(), [](const fbs::Region& r) { return from_wire(r.key()); });
+  message.result_releases = copied(from.result_releases());
   return ClientMessage(std::move(message));
 }
 
@@ -221,6 +230,10 @@ Result<NodeMessage> read(const fbs::Completion& from) {
         const auto* bytes = reinterpret_cast<const std::byte*>(entry->bytes()->data());
         fetched.bytes.assign(bytes, bytes + entry->bytes()->size());
       }
+      fetched.result = entry->result();
+      fetched.region = entry->region();
+      fetched.offset = entry->offset();
+      fetched.passing = entry->passing();
     }
   }
   return NodeMessage(std::move(message));
@@ -260,7 +273,7 @@ Encoder& Encoder::operator=(Encoder&&) noexcept = default;
 Result<std::span<const std::byte>> Encoder::encode(const ClientMessage& message) {
   flatbuffers::FlatBufferBuilder& flat = builder_->flat;
   flat.Clear();
-  constexpr std::array kBodies{fbs::ClientBody::Submission};
+  constexpr std::array kBodies{fbs::ClientBody::Submission, fbs::ClientBody::ResultRelease};
   const auto body = std::visit([&](const auto& plain) { return build(flat, plain); }, message);
   flat.Finish(fbs::CreateClientMessage(flat, kBodies[message.index()], body), kClientIdentifier);
   return builder_->finished();
@@ -269,7 +282,8 @@ Result<std::span<const std::byte>> Encoder::encode(const ClientMessage& message)
 Result<std::span<const std::byte>> Encoder::encode(const NodeMessage& message) {
   flatbuffers::FlatBufferBuilder& flat = builder_->flat;
   flat.Clear();
-  constexpr std::array kBodies{fbs::NodeBody::Completion, fbs::NodeBody::Progress, fbs::NodeBody::Farewell};
+  constexpr std::array kBodies{fbs::NodeBody::Completion, fbs::NodeBody::Progress, fbs::NodeBody::Farewell,
+                               fbs::NodeBody::ResultRegion};
   const auto body = std::visit([&](const auto& plain) { return build(flat, plain); }, message);
   flat.Finish(fbs::CreateNodeMessage(flat, kBodies[message.index()], body), kNodeIdentifier);
   return builder_->finished();
@@ -279,6 +293,9 @@ Result<ClientMessage> decode_client_message(std::span<const std::byte> bytes) {
   const auto* message = verified<fbs::ClientMessage>(bytes, kClientIdentifier);
   if (message != nullptr && message->body() != nullptr) {
     if (const auto* submission = message->body_as_Submission()) return read(*submission);
+    if (const auto* release = message->body_as_ResultRelease()) {
+      return ClientMessage(ResultRelease{copied(release->results())});
+    }
   }
   return Status(Errc::kProtocol, kMalformed);
 }
@@ -287,6 +304,10 @@ Result<NodeMessage> decode_node_message(std::span<const std::byte> bytes) {
   const auto* message = verified<fbs::NodeMessage>(bytes, kNodeIdentifier);
   if (message != nullptr && message->body() != nullptr) {
     if (const auto* completion = message->body_as_Completion()) return read(*completion);
+    if (const auto* region = message->body_as_ResultRegion()) {
+      return NodeMessage(
+          ResultRegion{region->region(), region->size(), region->key() == nullptr ? Key{} : from_wire(*region->key())});
+    }
     if (const auto* progress = message->body_as_Progress()) return NodeMessage(Progress{progress->records()});
     if (const auto* farewell = message->body_as_Farewell()) {
       return NodeMessage(Farewell{status_of(farewell->code(), farewell->text())});

@@ -21,14 +21,14 @@
 namespace genie::wire {
 
 // Changes with every change of the messages; exchanged at the handshake, where both sides must have the same.
-inline constexpr uint32_t kProtocolVersion = 2;
+inline constexpr uint32_t kProtocolVersion = 3;
 
 inline constexpr size_t kMaxMessageBytes = size_t{16} << 20;
 inline constexpr size_t kMaxTextBytes = 8192;   // longer error texts are cut
 inline constexpr size_t kMaxInlineBytes = 256;  // a fetch up to this size rides in its completion
 inline constexpr size_t kMaxFetches = 65536;    // of one submission
 inline constexpr size_t kMaxRegions = 256;      // of one submission
-inline constexpr uint32_t kInlineWindow = UINT32_MAX;
+inline constexpr uint32_t kNoWindow = UINT32_MAX;
 inline constexpr size_t kUploadAlignment = 64;  // of an upload within its region
 
 using Key = std::array<std::byte, 32>;
@@ -37,7 +37,7 @@ struct UploadEntry {
   executor::StorageVersion storage;
   uint64_t offset = 0;
   uint64_t size = 0;
-  uint32_t window = kInlineWindow;  // none: it lies in `region`, by its number in the submission
+  uint32_t window = kNoWindow;  // none: it lies in `region`, by its number in the submission
   uint32_t region = 0;
 };
 
@@ -45,8 +45,6 @@ struct FetchEntry {
   executor::StorageVersion storage;
   uint64_t offset = 0;
   uint64_t size = 0;
-  uint32_t window = kInlineWindow;
-  uint64_t window_offset = 0;
 };
 
 struct WindowOffer {
@@ -67,15 +65,25 @@ struct SubmissionMessage {
   std::vector<int64_t> param_value;
   std::vector<FetchEntry> fetches;
   std::vector<WindowOffer> window_offers;
-  std::vector<uint32_t> window_drops;
   std::vector<Key> regions;  // as the transport's hand_over() named them
+  std::vector<uint64_t> result_releases;
 };
 
-using ClientMessage = std::variant<SubmissionMessage>;
+// Results that the client has let go of, when there is no submission for them to ride along with.
+struct ResultRelease {
+  std::vector<uint64_t> results;
+};
+
+using ClientMessage = std::variant<SubmissionMessage, ResultRelease>;
 
 struct FetchedEntry {
   Status status;
   std::vector<std::byte> bytes;  // of an inline fetch
+  // Of the others: the name by which it is released, and where it lies.
+  uint64_t result = 0;
+  uint32_t region = 0;
+  uint64_t offset = 0;
+  bool passing = false;  // to be copied and released at once
 };
 
 struct CompletionMessage {
@@ -86,7 +94,7 @@ struct CompletionMessage {
   uint64_t upload_copied_bytes = 0;
   uint64_t fetch_copied_bytes = 0;
   std::vector<executor::ReportedTensor> reported;
-  std::vector<FetchedEntry> fetched;  // empty when every fetch succeeded into its window
+  std::vector<FetchedEntry> fetched;  // as many as the submission asked for
 };
 
 struct Progress {
@@ -97,7 +105,14 @@ struct Farewell {
   Status status;
 };
 
-using NodeMessage = std::variant<CompletionMessage, Progress, Farewell>;
+// Memory for results, which the client maps privately; size 0: no longer.
+struct ResultRegion {
+  uint32_t region = 0;
+  uint64_t size = 0;
+  Key key{};
+};
+
+using NodeMessage = std::variant<CompletionMessage, Progress, Farewell, ResultRegion>;
 
 class Encoder {
  public:

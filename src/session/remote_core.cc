@@ -22,7 +22,7 @@ size_t message_bytes_bound(const Submission& submission) noexcept {
   constexpr size_t kFixed = 4096;
   constexpr size_t kEntry = 96;  // an upload, and perhaps its region
   return kFixed + 8 * submission.frees.size() + kEntry * submission.uploads.size() + 32 * submission.slots.size() +
-         16 * submission.param_index.size() + 2 * kEntry * submission.fetches.size();
+         16 * submission.param_index.size() + kEntry * submission.fetches.size();
 }
 
 }  // namespace
@@ -75,28 +75,14 @@ Result<std::shared_ptr<Ticket>> RemoteCore::submit(Submission submission, size_t
   wire::SubmissionMessage message;
   const Guard guard(*this);
   if (!failure_.ok()) return failure_;
-  const auto give_back = [&] {
-    for (const DownloadPlace& place : ticket->fetches_) release_result(place);
-    for (const UploadPlace& place : ticket->uploads_) release_upload(place);
-  };
   for (const FetchRequest& fetch : submission.fetches) {
-    const Result<DownloadPlace> place = place_result_locked(fetch.size);
-    if (!place) {
-      give_back();
-      return place.status();
-    }
-    ticket->fetches_.push_back(*place);
-    message.fetches.push_back({.storage = fetch.storage,
-                               .offset = fetch.offset,
-                               .size = fetch.size,
-                               .window = place->window == nullptr ? wire::kInlineWindow : place->window->number,
-                               .window_offset = place->offset});
+    ticket->wanted_bytes_.push_back(fetch.size);
+    message.fetches.push_back({.storage = fetch.storage, .offset = fetch.offset, .size = fetch.size});
   }
   if (Status taken = take_uploads_locked(submission, *ticket, message, handed_over_bytes); !taken.ok()) {
-    give_back();
+    for (const UploadPlace& place : ticket->uploads_) release_upload(place);
     return taken;
   }
-  drop_idle_windows_locked(message);
   message.ticket = next_ticket_++;
   message.stream = submission.stream;
   message.epoch = submission.epoch;
@@ -106,6 +92,7 @@ Result<std::shared_ptr<Ticket>> RemoteCore::submit(Submission submission, size_t
   message.param_index = std::move(submission.param_index);
   message.param_value = std::move(submission.param_value);
   message.window_offers = std::exchange(window_offers_, {});
+  message.result_releases = take_releases();
   tickets_.emplace(message.ticket, ticket);
   in_flight_.fetch_add(1, std::memory_order_acq_rel);
   if (Status sent = send_locked(wire::ClientMessage(std::move(message)), true); !sent.ok()) {
@@ -176,6 +163,10 @@ void RemoteCore::on_message_locked(datapath::Completion& completion) {
   Result<wire::NodeMessage> message = wire::decode_node_message(*whole);
   if (!message) return refuse(message.status());
   if (auto* done = std::get_if<wire::CompletionMessage>(&*message)) return on_completion_locked(std::move(*done));
+  if (const auto* region = std::get_if<wire::ResultRegion>(&*message)) {
+    if (const Status bad = on_result_region_locked(*region); !bad.ok()) refuse(bad);
+    return;
+  }
   if (const auto* farewell = std::get_if<wire::Farewell>(&*message)) {
     end_locked(farewell->status.ok() ? Status(Errc::kDisconnected, place_ + " ended the session") : farewell->status);
   }
@@ -193,8 +184,8 @@ void RemoteCore::on_completion_locked(wire::CompletionMessage message) {
   if (Status bad = fill_outcome(*ticket, message); !bad.ok()) {
     ticket->outcome_ = {};
     ticket->outcome_.status = bad;
-    ticket->outcome_.fetched.resize(ticket->fetches_.size());
-    ticket->outcome_.fetch_status.assign(ticket->fetches_.size(), bad);
+    ticket->outcome_.fetched.resize(ticket->wanted_bytes_.size());
+    ticket->outcome_.fetch_status.assign(ticket->wanted_bytes_.size(), bad);
     finish_locked(*ticket);
     if (bad.code() == Errc::kProtocol) end_locked(bad);
     return;
@@ -211,29 +202,22 @@ Status RemoteCore::fill_outcome(RemoteTicket& ticket, wire::CompletionMessage& m
   add(upload_copied_bytes_, message.upload_copied_bytes);
   // An inline result counts as one pass: the other steps are the message's, not the data's.
   add(fetch_copied_bytes_, message.fetch_copied_bytes);
-  const bool all_fine = message.fetched.empty();
-  if (!all_fine && message.fetched.size() != ticket.fetches_.size()) {
+  if (message.fetched.size() != ticket.wanted_bytes_.size()) {
     return {Errc::kProtocol, place_ + " answered another number of fetches than were asked for"};
   }
-  for (size_t i = 0; i < ticket.fetches_.size(); ++i) {
-    const DownloadPlace& place = ticket.fetches_[i];
-    Status status = all_fine ? Status() : message.fetched[i].status;
+  for (size_t i = 0; i < ticket.wanted_bytes_.size(); ++i) {
+    const uint64_t size = ticket.wanted_bytes_[i];
+    Status status = message.fetched[i].status;
     std::unique_ptr<Fetched> fetched;
-    if (!status.ok()) {
-      release_result(place);
-    } else {
-      const size_t inline_size = all_fine ? 0 : message.fetched[i].bytes.size();
-      if (inline_size != (place.window == nullptr ? place.size : 0)) {
-        return {Errc::kProtocol, place_ + " answered a fetch with another number of bytes than were asked for"};
-      }
-      Result<std::unique_ptr<Fetched>> made =
-          make_fetched(place, all_fine ? std::span<const std::byte>() : message.fetched[i].bytes);
+    if (status.ok()) {
+      Result<std::unique_ptr<Fetched>> made = make_fetched_locked(message.fetched[i], size);
       if (made) {
         fetched = std::move(*made);
         add(fetches_, 1);
-        add(fetch_bytes_, place.size);
+        add(fetch_bytes_, size);
       } else {
         status = made.status();
+        if (status.code() == Errc::kProtocol) return status;
         if (outcome.status.ok()) outcome.status = status;
       }
     }
@@ -263,8 +247,8 @@ void RemoteCore::end_locked(const Status& why) {
   (void)transport_->close(endpoint_);
   for (auto& [number, ticket] : tickets_) {
     ticket->outcome_.status = why;
-    ticket->outcome_.fetched.resize(ticket->fetches_.size());
-    ticket->outcome_.fetch_status.assign(ticket->fetches_.size(), why);
+    ticket->outcome_.fetched.resize(ticket->wanted_bytes_.size());
+    ticket->outcome_.fetch_status.assign(ticket->wanted_bytes_.size(), why);
     finish_locked(*ticket);
   }
   tickets_.clear();

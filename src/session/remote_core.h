@@ -3,7 +3,7 @@
 // Purpose: what a RemoteLink, its uploads, its tickets and its results share. It lives as long as the last of them, so
 //   that results stay readable after the link and the node are gone.
 // Thread-safety: public functions may be called from any thread. One mutex guards the transport and the tickets, a second
-//   one, taken last, the places in windows: results are dropped by any thread at any time.
+//   one, taken last, places in windows and the results that are to be given back: both are dropped by any thread.
 // Waiting: of several waiting threads one polls, and sleeps in the transport with the transport's mutex held; the others
 //   sleep on a condition variable. Whoever needs the transport meanwhile wakes the poller, which steps aside.
 #pragma once
@@ -51,24 +51,41 @@ struct OutgoingRegion {
   uint32_t number = 0;   // among the regions that it takes along
 };
 
-struct DownloadWindow {
-  uint32_t number = 0;
-  datapath::Region region;
-  SpanAllocator places;
-  bool overflow = false;  // for one result, which is then copied out
-  uint64_t empty_since_ns = 0;
+// Memory of the node that results lie in, mapped privately: what the program writes there is its own. While it holds a result
+// the node does not write it; before a result goes back the program's own pages of it are dropped, since they would hide what
+// the node puts there next.
+struct ResultRegion {
+  datapath::RemoteRegion import;
+  Status failure;  // why it is not mapped
 };
 
-// Where one upload or result lies.
+// Where one upload lies.
 struct UploadPlace {
   UploadWindow* window = nullptr;
   size_t offset = 0;
   size_t size = 0;
 };
-struct DownloadPlace {
-  DownloadWindow* window = nullptr;  // null: inline
-  size_t offset = 0;
-  size_t size = 0;
+// A mutex that knows whether the calling thread has it.
+class OwnedMutex {
+ public:
+  void lock() {
+    mutex_.lock();
+    owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+  }
+  bool try_lock() {
+    if (held_by_caller() || !mutex_.try_lock()) return false;
+    owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+    return true;
+  }
+  void unlock() {
+    owner_.store(std::thread::id(), std::memory_order_relaxed);
+    mutex_.unlock();
+  }
+  bool held_by_caller() const { return owner_.load(std::memory_order_relaxed) == std::this_thread::get_id(); }
+
+ private:
+  std::mutex mutex_;
+  std::atomic<std::thread::id> owner_{};
 };
 
 class RemoteTicket final : public Ticket {
@@ -80,7 +97,7 @@ class RemoteTicket final : public Ticket {
   friend class RemoteCore;
   Outcome outcome_;
   std::vector<UploadPlace> uploads_;
-  std::vector<DownloadPlace> fetches_;
+  std::vector<uint64_t> wanted_bytes_;  // of each fetch
   std::atomic<bool> done_{false};
 };
 
@@ -154,12 +171,12 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   void drop_idle_regions_locked();
   void prepare_ahead(size_t size);
 
-  // -- remote_memory.cc: where results lie
-  Result<DownloadPlace> place_result_locked(size_t size);
-  Result<DownloadWindow*> add_download_window_locked(size_t size, bool overflow);
-  void drop_idle_windows_locked(wire::SubmissionMessage& message);
-  void release_result(const DownloadPlace& place) noexcept;
-  Result<std::unique_ptr<Fetched>> make_fetched(const DownloadPlace& place, std::span<const std::byte> inline_bytes);
+  // -- remote_results.cc: where results lie
+  Status on_result_region_locked(const wire::ResultRegion& told);
+  Result<std::unique_ptr<Fetched>> make_fetched_locked(const wire::FetchedEntry& entry, uint64_t size);
+  void release_result(uint64_t result, std::span<std::byte> bytes, bool written) noexcept;
+  std::vector<uint64_t> take_releases();
+  void send_releases_locked();
 
   const std::string place_;  // "node 'a' at unix:/path"
   const LinkOptions options_;
@@ -168,7 +185,7 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   const uint64_t timeout_ns_;
 
   // Guarded by mutex_.
-  mutable std::mutex mutex_;
+  mutable OwnedMutex mutex_;
   std::unique_ptr<datapath::Transport> transport_;
   datapath::EndpointId endpoint_;
   Status failure_;
@@ -178,16 +195,17 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   std::vector<wire::WindowOffer> window_offers_;  // to be told with the next submission
   uint64_t next_ticket_ = 1;
   uint32_t next_window_ = 0;
+  std::unordered_map<uint32_t, ResultRegion> result_regions_;
   std::vector<datapath::Completion> completions_;
 
-  // Guarded by memory_mutex_, except that windows are added and removed with mutex_ held too.
+  // Guarded by memory_mutex_, except that windows are added with mutex_ held too.
   std::mutex memory_mutex_;
   std::vector<std::unique_ptr<UploadWindow>> upload_windows_;
   std::vector<std::unique_ptr<OutgoingRegion>> outgoing_;
-  std::vector<std::unique_ptr<DownloadWindow>> download_windows_;
   size_t upload_window_bytes_ = 0;
-  size_t waiting_window_bytes_ = 0;  // of uploads that nobody has submitted yet
-  size_t download_window_bytes_ = 0;
+  size_t waiting_window_bytes_ = 0;        // of uploads that nobody has submitted yet
+  std::vector<uint64_t> result_releases_;  // to be told with the next submission, or when they hold much memory
+  uint64_t result_release_bytes_ = 0;
 
   // Who polls.
   std::mutex turn_mutex_;
@@ -257,16 +275,24 @@ class RemoteUpload final : public Upload {
   bool taken_ = false;
 };
 
-// A result in a window, which its place goes back to.
+// A result where the node made it, which is given back when it goes.
 class RemoteFetched final : public Fetched {
  public:
-  RemoteFetched(std::shared_ptr<RemoteCore> core, DownloadPlace place) : core_(std::move(core)), place_(place) {}
-  ~RemoteFetched() override { core_->release_result(place_); }
-  std::span<std::byte> bytes() override { return {place_.window->region.data + place_.offset, place_.size}; }
+  RemoteFetched(std::shared_ptr<RemoteCore> core, uint64_t result, std::span<std::byte> bytes)
+      : core_(std::move(core)), result_(result), bytes_(bytes) {}
+  ~RemoteFetched() override { core_->release_result(result_, bytes_, written_.load(std::memory_order_relaxed)); }
+  std::span<std::byte> bytes() override { return bytes_; }
+  // The mapping is private: the kernel copies the pages that are written.
+  bool claim() noexcept override {
+    written_.store(true, std::memory_order_relaxed);
+    return true;
+  }
 
  private:
   const std::shared_ptr<RemoteCore> core_;
-  const DownloadPlace place_;
+  const uint64_t result_;
+  const std::span<std::byte> bytes_;
+  std::atomic<bool> written_{false};
 };
 
 }  // namespace genie::session

@@ -15,17 +15,18 @@ class SpanAllocator {
  public:
   static constexpr size_t kAlignment = 64;
 
-  explicit SpanAllocator(size_t size) : size_(size) {
-    if (size != 0) free_.emplace(0, size);
+  // Every place begins at a multiple of `unit`, a power of two, and no two share one.
+  explicit SpanAllocator(size_t size, size_t unit = kAlignment) : size_(size), unit_(unit) {
+    if (size >= unit) free_.emplace(0, size / unit * unit);
   }
 
-  static constexpr size_t rounded(size_t size) noexcept {
-    return size == 0 ? kAlignment : (size + kAlignment - 1) / kAlignment * kAlignment;
+  static constexpr size_t rounded(size_t size, size_t unit = kAlignment) noexcept {
+    return size == 0 ? unit : (size + unit - 1) & ~(unit - 1);
   }
 
   std::optional<size_t> allocate(size_t size) {
     if (size > size_) return std::nullopt;
-    const size_t wanted = rounded(size);
+    const size_t wanted = rounded(size, unit_);
     for (auto it = free_.begin(); it != free_.end(); ++it) {
       if (it->second < wanted) continue;
       const size_t offset = it->first;
@@ -40,7 +41,7 @@ class SpanAllocator {
 
   // `size` as it was allocated.
   void release(size_t offset, size_t size) {
-    size_t length = rounded(size);
+    size_t length = rounded(size, unit_);
     used_ -= length;
     auto next = free_.lower_bound(offset);
     if (next != free_.end() && next->first == offset + length) {
@@ -62,6 +63,7 @@ class SpanAllocator {
 
  private:
   const size_t size_;
+  const size_t unit_;
   size_t used_ = 0;
   std::map<size_t, size_t> free_;  // offset -> length; neighbours are joined
 };

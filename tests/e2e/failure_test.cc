@@ -316,7 +316,7 @@ TEST(Failure, AClientIsKilledDuringAStep) {
     return report.sessions == 1 && report.templates == 0 && report.in_flight == 0 && report.storages == 1;
   }));
   expect_works(*witness, 11);
-  EXPECT_EQ(node.report().regions, 2U);  // the witness's windows, one each way
+  EXPECT_EQ(node.report().regions, 2U);  // for the witness's uploads and results
 }
 
 TEST(Failure, TheNodeIsKilledDuringAStep) {

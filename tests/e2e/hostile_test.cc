@@ -173,7 +173,7 @@ class Hostile : public ::testing::Test {
     EXPECT_EQ((*ticket)->outcome().fetched[0]->bytes()[999], std::byte{7});
     EXPECT_TRUE(node_->eventually([](const control::NodeReport& report) {
       return report.sessions == 1 && report.storages == 1 && report.in_flight == 0 &&
-             report.regions == 2;  // its windows, one each way
+             report.regions == 2;  // for its uploads and its results
     }));
   }
 
@@ -288,16 +288,10 @@ TEST_F(Hostile, MemoryThatIsNotTheirs) {
                    message.uploads = {{.storage = {1, 0}, .offset = 0, .size = 10, .window = 7}};
                  }),
                  "beyond its window");
-  expect_refused(with([](RawClient&, wire::SubmissionMessage& message) {
-                   message.fetches = {{.storage = {1, 0}, .offset = 0, .size = 10, .window = 3, .window_offset = 0}};
-                 }),
-                 "beyond its window");
-  expect_refused(with([](RawClient&, wire::SubmissionMessage& message) {
-                   message.fetches = {{.storage = {1, 0}, .offset = 0, .size = 1U << 20}};
-                 }),
-                 "too large to ride");
-  expect_refused(with([](RawClient&, wire::SubmissionMessage& message) { message.window_drops = {5}; }),
-                 "never offered");
+  expect_refused(with([](RawClient&, wire::SubmissionMessage& message) { message.result_releases = {1}; }),
+                 "does not hold");
+  expect_refused([](RawClient& client) { (void)client.send(wire::ClientMessage(wire::ResultRelease{{0}})); },
+                 "does not hold");
   expect_refused(with([](RawClient&, wire::SubmissionMessage& message) {
                    wire::WindowOffer offer{.window = 1, .size = 4096};
                    offer.key.fill(std::byte{0x77});
@@ -384,6 +378,78 @@ TEST_F(Hostile, AnotherClientsKey) {
   message.window_offers = {{.window = 1, .size = 4096, .key = region->remote.bytes}};
   (void)thief.send(wire::ClientMessage(message));
   EXPECT_FALSE(thief.farewell().ok());
+}
+
+TEST_F(Hostile, ReleasingAResultTwiceOrAnothersResult) {
+  constexpr size_t kBytes = size_t{1} << 20;
+  const auto fetch = [](RawClient& client) {
+    wire::SubmissionMessage message{.ticket = 1};
+    (void)client.window(7, kBytes, message);
+    message.uploads = {{.storage = {1, 0}, .offset = 0, .size = kBytes, .window = 7}};
+    message.fetches = {{.storage = {1, 0}, .offset = 0, .size = kBytes}};
+    EXPECT_TRUE(client.send(wire::ClientMessage(message)));
+    const auto lent = client.receive();
+    EXPECT_EQ(std::get<wire::ResultRegion>(*lent).region, 0U);
+    const auto answer = client.receive();
+    return std::get<wire::CompletionMessage>(*answer).fetched.at(0).result;
+  };
+  RawClient victim(*node_);
+  ASSERT_TRUE(victim.connect());
+  const uint64_t held = fetch(victim);
+  expect_refused(
+      [&](RawClient& client) {
+        const uint64_t own = fetch(client);
+        EXPECT_EQ(own, held) << "names are a session's own";
+        (void)client.send(wire::ClientMessage(wire::ResultRelease{{own, own}}));
+      },
+      "does not hold");
+  ASSERT_TRUE(victim.send(wire::ClientMessage(wire::ResultRelease{{held}})));
+  wire::SubmissionMessage again{.ticket = 2};
+  again.fetches = {{.storage = {1, 0}, .offset = 0, .size = kBytes}};
+  ASSERT_TRUE(victim.send(wire::ClientMessage(again)));
+  const auto answer = victim.receive();
+  EXPECT_TRUE(std::get<wire::CompletionMessage>(*answer).status.ok());
+}
+
+TEST_F(Hostile, KeepingEveryResult) {
+  NodeProcess node({"--memory-quota", "4MiB"});
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  RawClient client(node);
+  ASSERT_TRUE(client.connect());
+  constexpr size_t kBytes = size_t{1} << 20;
+  std::vector<uint64_t> held;
+  const auto fetch = [&](wire::SubmissionMessage message) {
+    message.fetches = {{.storage = {1, 0}, .offset = 0, .size = kBytes}};
+    EXPECT_TRUE(client.send(wire::ClientMessage(message)));
+    while (const auto answer = client.receive()) {
+      const auto* const done = std::get_if<wire::CompletionMessage>(&*answer);
+      if (done == nullptr) continue;
+      if (done->status.ok()) held.push_back(done->fetched.at(0).result);
+      return done->status;
+    }
+    return Status(Errc::kDisconnected);
+  };
+  wire::SubmissionMessage first;
+  (void)client.window(7, kBytes, first);
+  first.uploads = {{.storage = {1, 0}, .offset = 0, .size = kBytes, .window = 7}};
+  Status last = fetch(std::move(first));
+  for (int i = 0; i < 20 && last.ok(); ++i) last = fetch({});
+  EXPECT_EQ(last.code(), Errc::kQuotaExceeded) << last.to_string();
+  EXPECT_NE(last.text().find("--memory-quota"), std::string_view::npos) << last.to_string();
+  EXPECT_LE(node.report().region_bytes, 10U << 20) << "twice the quota, and the window";
+  const auto other = session::Link::open(node.uri(), {});
+  ASSERT_TRUE(other.ok());
+  session::Submission fine;
+  auto memory = (*other)->begin_upload(kBytes);
+  ASSERT_TRUE(memory.ok());
+  fine.uploads.push_back({.storage = {1, 0}, .memory = std::move(*memory)});
+  fine.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = kBytes});
+  auto ticket = (*other)->submit(std::move(fine));
+  ASSERT_TRUE(ticket.ok());
+  ASSERT_TRUE((*other)->wait(**ticket).ok());
+  EXPECT_TRUE((*ticket)->outcome().status.ok()) << "the others have their own";
+  ASSERT_TRUE(client.send(wire::ClientMessage(wire::ResultRelease{held})));
+  EXPECT_TRUE(fetch({}).ok());
 }
 
 TEST_F(Hostile, MoreInFlightThanAllowed) {

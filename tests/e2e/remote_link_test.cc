@@ -98,6 +98,93 @@ TEST(RemoteLink, ResultsOutliveTheLinkAndTheNode) {
   std::memset(result->bytes().data(), 0, result->bytes().size());
 }
 
+TEST(RemoteLink, WhatTheProgramWroteDoesNotHideTheNextResult) {
+  NodeProcess node;
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  for (const size_t size : {size_t{257}, size_t{5000}, size_t{3} << 20}) {
+    const std::byte* first = nullptr;
+    for (uint64_t id = 1; id <= 4; ++id) {
+      Submission submission;
+      submission.uploads.push_back(filled(*link, id, size));
+      submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = size});
+      auto ticket = submit(*link, std::move(submission));
+      ASSERT_TRUE(ticket->outcome().status.ok()) << ticket->outcome().status.to_string();
+      Fetched& result = *ticket->outcome().fetched[0];
+      if (first == nullptr) first = result.bytes().data();
+      EXPECT_EQ(result.bytes().data(), first) << "the same place again";
+      EXPECT_TRUE(holds(result.bytes(), id));
+      ASSERT_TRUE(result.claim());
+      std::memset(result.bytes().data(), 0xEE, size);
+      Submission release;
+      release.frees = {id};
+      ticket.reset();
+      (void)submit(*link, std::move(release));
+    }
+  }
+}
+
+TEST(RemoteLink, OneStorageIsFetchedIntoResultsOfTheirOwn) {
+  NodeProcess node;
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  Submission submission;
+  submission.uploads.push_back(filled(*link, 1, 5000));
+  for (int i = 0; i < 3; ++i) submission.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = 5000});
+  const auto ticket = submit(*link, std::move(submission));
+  auto& results = ticket->outcome().fetched;
+  ASSERT_TRUE(results[1]->claim());
+  std::memset(results[1]->bytes().data(), 0xEE, 5000);
+  EXPECT_TRUE(holds(results[0]->bytes(), 1));
+  EXPECT_TRUE(holds(results[2]->bytes(), 1));
+}
+
+// Small enough for the node: what the program keeps beyond is copied out, again and again.
+TEST(RemoteLink, ResultsBeyondTheLimitAreCopiedOut) {
+  NodeProcess node({"--memory-quota", "4MiB"});
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  constexpr size_t kBytes = size_t{1} << 20;
+  Submission upload;
+  upload.uploads.push_back(filled(*link, 1, kBytes));
+  (void)submit(*link, std::move(upload));
+  const auto fetch = [&] {
+    Submission submission;
+    submission.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = kBytes});
+    auto ticket = submit(*link, std::move(submission));
+    EXPECT_TRUE(ticket->outcome().status.ok()) << ticket->outcome().status.to_string();
+    return std::move(ticket->outcome().fetched[0]);
+  };
+  std::vector<std::unique_ptr<Fetched>> kept;
+  for (int i = 0; i < 20; ++i) kept.push_back(fetch());
+  for (const auto& result : kept) EXPECT_TRUE(holds(result->bytes(), 1));
+  const uint64_t copied = link->counters().fetch_copied_bytes;
+  EXPECT_GE(copied, (20 + 16) * kBytes) << "at most four stay where the node put them";
+  EXPECT_LT(copied, 40 * kBytes) << "but some do";
+  EXPECT_LE(node.report().region_bytes, 6U << 20);
+  kept.clear();
+  kept.push_back(fetch());
+  kept.push_back(fetch());
+  EXPECT_EQ(link->counters().fetch_copied_bytes, copied + 2 * kBytes) << "there is room again";
+}
+
+TEST(RemoteLink, LargeResultsGiveTheirMemoryBackWithoutAnotherSubmission) {
+  NodeProcess node;
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  Submission submission;
+  submission.uploads.push_back(filled(*link, 1, 8U << 20));
+  submission.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = 8U << 20});
+  auto ticket = submit(*link, std::move(submission));
+  EXPECT_GE(node.report().region_bytes, 8U << 20);
+  ticket.reset();
+  EXPECT_TRUE(node.eventually([](const control::NodeReport& report) { return report.region_bytes < (1U << 20); }));
+  Submission again;
+  again.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = 8U << 20});
+  ticket = submit(*link, std::move(again));
+  EXPECT_TRUE(holds(ticket->outcome().fetched[0]->bytes(), 1));
+}
+
 TEST(RemoteLink, ResultsAreKeptApart) {
   NodeProcess node;
   ASSERT_TRUE(node.wait_ready()) << node.errors();

@@ -49,6 +49,41 @@ def test_the_session_says_what_it_is(session):
     assert session.node_threads >= 1
 
 
+def test_a_result_is_the_programs_own(device):
+    """However the program comes by its memory, it writes neither the remote tensor nor what it fetches later."""
+    expected = torch.arange(8192.0) * 2
+    remote = torch.arange(8192.0, device=device) * 2
+
+    def by_numpy(value):
+        value.numpy()[:] = -1
+
+    def by_dlpack(value):
+        torch.from_dlpack(torch.utils.dlpack.to_dlpack(value)).fill_(-1)
+
+    def by_numpy_dlpack(value):
+        torch.from_dlpack(value).view(-1).numpy()[:] = -1
+
+    def by_storage(value):
+        value.untyped_storage().fill_(7)
+
+    def by_file(value):
+        io.BytesIO(bytes(value.nbytes)).readinto(value.numpy())
+
+    for write in (torch.Tensor.zero_, by_numpy, by_dlpack, by_numpy_dlpack, by_storage, by_file):
+        value, other = remote.cpu(), remote.cpu()
+        write(value)
+        assert not torch.equal(value, expected), write
+        assert torch.equal(other, expected) and torch.equal(remote.cpu(), expected), write
+        fresh = (remote + 1).cpu()
+        write(fresh)
+        del fresh, value, other
+        assert torch.equal((remote + 1).cpu(), expected + 1), write
+    shared = remote.cpu()
+    array = shared.numpy()
+    remote.zero_()
+    assert torch.equal(remote.cpu(), torch.zeros(8192)) and array[-1] == expected[-1]
+
+
 def test_factories_and_results(device):
     x = torch.arange(12.0, device=device).view(3, 4)
     with torch.device("remote_accelerator:0"):

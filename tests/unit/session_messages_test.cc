@@ -24,13 +24,12 @@ SubmissionMessage sample_submission() {
   message.slots = {{.id = 1, .version_in = 2, .version_out = 3, .size_bytes = 4}};
   message.param_index = {0, 5};
   message.param_value = {-1, INT64_MAX};
-  message.fetches = {{.storage = {4, 6}, .offset = 1, .size = 2, .window = 3, .window_offset = 4},
-                     {.storage = {5, 6}, .offset = 0, .size = 8}};
+  message.fetches = {{.storage = {4, 6}, .offset = 1, .size = 2}, {.storage = {5, 6}, .offset = 0, .size = 8}};
   WindowOffer offer{.window = 3, .size = 4096};
   for (size_t i = 0; i < offer.key.size(); ++i) offer.key[i] = std::byte(i * 7);
   message.window_offers = {offer};
-  message.window_drops = {8};
   message.regions = {offer.key, {}};
+  message.result_releases = {11, UINT64_MAX};
   return message;
 }
 
@@ -45,9 +44,13 @@ CompletionMessage sample_completion() {
   message.reported = {
       {.defined = true, .dtype = 6, .sizes = {2, 3}, .strides = {3, 1}, .storage_offset = 1, .storage_bytes = 24},
       {.defined = false}};
-  message.fetched.resize(2);
+  message.fetched.resize(3);
   message.fetched[0].bytes = {std::byte{1}, std::byte{2}};
   message.fetched[1].status = Status(Errc::kPoisoned, "lost");
+  message.fetched[2].result = UINT64_MAX;
+  message.fetched[2].region = 13;
+  message.fetched[2].offset = uint64_t{1} << 40;
+  message.fetched[2].passing = true;
   return message;
 }
 
@@ -85,7 +88,7 @@ TEST(SessionMessages, SubmissionComesBackAsItWas) {
   EXPECT_EQ(got.uploads[0].region, 6U);
   EXPECT_EQ(got.uploads[0].offset, 7U);
   EXPECT_EQ(got.uploads[0].size, 8U);
-  EXPECT_EQ(got.uploads[0].window, kInlineWindow);
+  EXPECT_EQ(got.uploads[0].window, kNoWindow);
   EXPECT_EQ(got.uploads[1].window, 2U);
   EXPECT_EQ(got.template_id, 12U);
   ASSERT_EQ(got.slots.size(), 1U);
@@ -96,15 +99,15 @@ TEST(SessionMessages, SubmissionComesBackAsItWas) {
   EXPECT_EQ(got.param_index, sent.param_index);
   EXPECT_EQ(got.param_value, sent.param_value);
   ASSERT_EQ(got.fetches.size(), 2U);
-  EXPECT_EQ(got.fetches[0].window, 3U);
-  EXPECT_EQ(got.fetches[0].window_offset, 4U);
+  EXPECT_EQ(got.fetches[0].offset, 1U);
+  EXPECT_EQ(got.fetches[0].size, 2U);
   EXPECT_EQ(got.fetches[0].storage.version, 6U);
-  EXPECT_EQ(got.fetches[1].window, kInlineWindow);
+  EXPECT_EQ(got.fetches[1].storage.id, 5U);
   ASSERT_EQ(got.window_offers.size(), 1U);
   EXPECT_EQ(got.window_offers[0].key, sent.window_offers[0].key);
   EXPECT_EQ(got.window_offers[0].size, 4096U);
-  EXPECT_EQ(got.window_drops, sent.window_drops);
   EXPECT_EQ(got.regions, sent.regions);
+  EXPECT_EQ(got.result_releases, sent.result_releases);
 }
 
 TEST(SessionMessages, CompletionComesBackAsItWas) {
@@ -126,12 +129,31 @@ TEST(SessionMessages, CompletionComesBackAsItWas) {
   EXPECT_EQ(got.reported[0].dtype, 6);
   EXPECT_EQ(got.reported[0].storage_bytes, 24U);
   EXPECT_FALSE(got.reported[1].defined);
-  ASSERT_EQ(got.fetched.size(), 2U);
+  ASSERT_EQ(got.fetched.size(), 3U);
   EXPECT_EQ(got.fetched[0].bytes, sent.fetched[0].bytes);
   EXPECT_EQ(got.fetched[1].status.code(), Errc::kPoisoned);
+  EXPECT_FALSE(got.fetched[1].passing);
+  EXPECT_EQ(got.fetched[2].result, UINT64_MAX);
+  EXPECT_EQ(got.fetched[2].region, 13U);
+  EXPECT_EQ(got.fetched[2].offset, uint64_t{1} << 40);
+  EXPECT_TRUE(got.fetched[2].passing);
 }
 
 TEST(SessionMessages, SmallMessagesComeBackAsTheyWere) {
+  Copy release(encoded(ClientMessage(ResultRelease{{3, 4}})));
+  const auto got_release = decode_client_message(release.span());
+  ASSERT_TRUE(got_release.ok());
+  EXPECT_EQ(std::get<ResultRelease>(*got_release).results, (std::vector<uint64_t>{3, 4}));
+
+  ResultRegion region{.region = 6, .size = 4096};
+  region.key[0] = std::byte{0xEE};
+  Copy told(encoded(NodeMessage(region)));
+  const auto got_region = decode_node_message(told.span());
+  ASSERT_TRUE(got_region.ok());
+  EXPECT_EQ(std::get<ResultRegion>(*got_region).region, 6U);
+  EXPECT_EQ(std::get<ResultRegion>(*got_region).size, 4096U);
+  EXPECT_EQ(std::get<ResultRegion>(*got_region).key, region.key);
+
   Copy progress(encoded(NodeMessage(Progress{99})));
   const auto got_progress = decode_node_message(progress.span());
   ASSERT_TRUE(got_progress.ok());

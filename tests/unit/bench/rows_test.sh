@@ -14,6 +14,7 @@ run() { # bench, further arguments
 run capture
 run invoke
 run upload --filter bytes=4096
+run fetch --filter bytes=65536
 run e2e --filter transport=shm
 python3 - "$folder" << 'PYTHON'
 import json, sys
@@ -38,6 +39,8 @@ assert ops == {(op, mode, peer): target for op in ("add", "mm", "add_", "view", 
                for peer, target in (("eager", 0.5), ("lazy_ts", 0.2))}, ops
 assert {r["params"]["transport"] for r in rows("invoke") if r["name"] == "invoke.round_trip"} == {"shm", "embedded"}
 assert [(r["name"], r["peer"]) for r in rows("upload")] == [("upload.bandwidth", "memcpy")]
+fetch = {(r["params"]["transport"], r["params"]["source"], r["peer"]) for r in rows("fetch")}
+assert fetch == {(t, s, p) for t in ("shm", "embedded") for s, p in (("computed", "eager"), ("stored", "memcpy"))}, fetch
 assert sorted((r["name"], r["params"]["model"]) for r in rows("e2e")) == [
     ("decode.tokens_per_s", "char_gpt"), ("forward.latency", "encoder"), ("forward.latency", "resnet18"),
     ("train_step.latency", "cnn")]
