@@ -24,6 +24,7 @@ constexpr Subcommand kSubcommands[] = {
     {"transfer", "moving bytes: bandwidth, latency and message rate per transport"},
     {"invoke", "the round trip of one template invocation"},
     {"upload", "bytes from client tensors to a node"},
+    {"fetch", "bytes from a node to client tensors"},
     {"step", "what one decode step costs the client"},
     {"e2e", "whole models on a node, beside local eager"},
     {"modes", "the planner's policies and strategies"},
