@@ -110,7 +110,11 @@ Status RemoteSession::order_uploads(datapath::Transport& transport, const wire::
     if (why.code() == Errc::kNotFound || why.code() == Errc::kProtocol) {
       return violation("a region for uploads is not what it should be: " + why.to_string());
     }
-    regions.push_back(std::make_shared<UploadRegion>(why, taken ? std::move(*taken) : datapath::Taken()));
+    regions.push_back(
+        std::make_shared<UploadRegion>(why, taken ? std::move(*taken) : datapath::Taken(), state_->regions()));
+    if (UploadRegion::live() > UploadRegion::kMaxOfNode) {
+      regions.back()->fail({Errc::kQuotaExceeded, device_.place() + ": too many regions for uploads: free tensors"});
+    }
   }
   struct Part {
     uint32_t region;

@@ -105,7 +105,7 @@ executor::Store* SessionState::store_st() {
   if (store_ == nullptr) {
     store_ = executor::Store::make({.threads = threads_,
                                     .quota_bytes = limits_.memory_bytes,
-                                    .held_besides_bytes = region_bytes_.get(),
+                                    .held_besides_bytes = &regions_->bytes,
                                     .progress = progress_});
   }
   return store_.get();
@@ -210,15 +210,16 @@ void SessionState::return_lent_st(const Request& request, Response& response) {
 Status SessionState::settle_st(UploadRegion& region) {
   if (region.charged() || !region.status().ok()) return region.status();
   const datapath::Taken& taken = region.taken();
-  // One that its client can still write is copied and let go of: the copies are what counts.
-  if (!taken.final) return {};
+  // These are copied and let go of: the copies are what counts.
+  if (!taken.final || region.account().count.load(std::memory_order_relaxed) > UploadRegion::kMaxKeptBySession)
+    return {};
   if (Status status = store_st()->admit(taken.resident_bytes); !status.ok()) {
     region.fail(std::move(status));
   } else if (!datapath::prefault_read(taken.memory.data(), taken.memory.size()).ok()) {
     // Holes that the client left: pages that this process would have to find now.
     region.fail(Status(Errc::kOutOfMemory, "no memory for the parts of an upload that were never written"));
   } else {
-    region.charge(region_bytes_);
+    region.charge();
   }
   return region.status();
 }
@@ -226,7 +227,7 @@ Status SessionState::settle_st(UploadRegion& region) {
 Status SessionState::adopt_one_st(UploadOrder& order, Response& response) {
   if (order.region != nullptr) {
     GENIE_TRY(settle_st(*order.region));
-    order.copy = !order.region->taken().final;
+    order.copy = !order.region->charged();
   }
   if (!order.copy) return store_st()->adopt(order.storage, std::move(order.memory));
   if (order.memory.size > limits_.memory_bytes) {

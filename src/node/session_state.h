@@ -55,8 +55,9 @@ class SessionState {
 
   // What the worker saw last; for status.
   uint64_t bytes_in_use() const noexcept {
-    return bytes_in_use_.load(std::memory_order_relaxed) + region_bytes_->load(std::memory_order_relaxed);
+    return bytes_in_use_.load(std::memory_order_relaxed) + regions_->bytes.load(std::memory_order_relaxed);
   }
+  const std::shared_ptr<RegionAccount>& regions() const noexcept { return regions_; }
   uint64_t storage_count() const noexcept { return storage_count_.load(std::memory_order_relaxed); }
 
   Response run_st(Request& request);
@@ -108,8 +109,8 @@ class SessionState {
   std::condition_variable ended_signal_;
   std::atomic<uint32_t> in_flight_{0};
   std::atomic<uint64_t> bytes_in_use_{0};
-  // Of upload regions that live. Shared with them.
-  const std::shared_ptr<std::atomic<uint64_t>> region_bytes_ = std::make_shared<std::atomic<uint64_t>>(0);
+  // Shared with the upload regions that it counts.
+  const std::shared_ptr<RegionAccount> regions_ = std::make_shared<RegionAccount>();
   std::atomic<uint64_t> storage_count_{0};
 
   // The worker's.

@@ -16,11 +16,29 @@
 
 namespace genie::node {
 
+// The regions of one session that live.
+struct RegionAccount {
+  std::atomic<uint64_t> bytes{0};
+  std::atomic<uint32_t> count{0};
+};
+
 class UploadRegion {
  public:
-  UploadRegion(Status why, datapath::Taken taken) : why_(std::move(why)), taken_(std::move(taken)) {}
+  // Each is a mapping of this process, of which the kernel gives 65,530 by default. A session that keeps more regions than
+  // this has further uploads copied; a node that holds more takes none.
+  static constexpr uint32_t kMaxKeptBySession = 4096;
+  static constexpr uint32_t kMaxOfNode = 32768;
+  static uint32_t live() noexcept { return live_.load(std::memory_order_relaxed); }
+
+  UploadRegion(Status why, datapath::Taken taken, std::shared_ptr<RegionAccount> account)
+      : why_(std::move(why)), taken_(std::move(taken)), account_(std::move(account)) {
+    live_.fetch_add(1, std::memory_order_relaxed);
+    account_->count.fetch_add(1, std::memory_order_relaxed);
+  }
   ~UploadRegion() {
-    if (counter_ != nullptr) counter_->fetch_sub(taken_.resident_bytes, std::memory_order_relaxed);
+    if (charged_) account_->bytes.fetch_sub(taken_.resident_bytes, std::memory_order_relaxed);
+    account_->count.fetch_sub(1, std::memory_order_relaxed);
+    live_.fetch_sub(1, std::memory_order_relaxed);
   }
   UploadRegion(const UploadRegion&) = delete;
   UploadRegion& operator=(const UploadRegion&) = delete;
@@ -29,17 +47,22 @@ class UploadRegion {
   const Status& status() const noexcept { return why_; }
   void fail(Status why) { why_ = std::move(why); }
   const datapath::Taken& taken() const noexcept { return taken_; }
+  const RegionAccount& account() const noexcept { return *account_; }
 
-  bool charged() const noexcept { return counter_ != nullptr; }
-  void charge(std::shared_ptr<std::atomic<uint64_t>> counter) noexcept {
-    counter->fetch_add(taken_.resident_bytes, std::memory_order_relaxed);
-    counter_ = std::move(counter);
+  // Storages live in it from now on.
+  bool charged() const noexcept { return charged_; }
+  void charge() noexcept {
+    account_->bytes.fetch_add(taken_.resident_bytes, std::memory_order_relaxed);
+    charged_ = true;
   }
 
  private:
+  inline static std::atomic<uint32_t> live_{0};
+
   Status why_;
   datapath::Taken taken_;
-  std::shared_ptr<std::atomic<uint64_t>> counter_;
+  const std::shared_ptr<RegionAccount> account_;
+  bool charged_ = false;
 };
 
 }  // namespace genie::node

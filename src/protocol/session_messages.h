@@ -27,7 +27,7 @@ inline constexpr size_t kMaxMessageBytes = size_t{16} << 20;
 inline constexpr size_t kMaxTextBytes = 8192;   // longer error texts are cut
 inline constexpr size_t kMaxInlineBytes = 256;  // a fetch up to this size rides in its completion
 inline constexpr size_t kMaxFetches = 65536;    // of one submission
-inline constexpr size_t kMaxRegions = 256;      // of one submission
+inline constexpr size_t kMaxRegions = 64;       // of one submission
 inline constexpr uint32_t kNoWindow = UINT32_MAX;
 inline constexpr size_t kUploadAlignment = 64;  // of an upload within its region
 

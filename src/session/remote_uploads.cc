@@ -268,7 +268,10 @@ Status RemoteCore::take_uploads_locked(Submission& submission, RemoteTicket& tic
   drop_idle_regions_locked();
   if (submission.uploads.empty()) return {};
   Departing departing = take_departing(submission);
-  Result<std::unique_ptr<OutgoingRegion>> copies = copy_remaining_locked(submission);
+  Result<std::unique_ptr<OutgoingRegion>> copies =
+      departing.size() < wire::kMaxRegions
+          ? copy_remaining_locked(submission)
+          : Status(Errc::kOutOfRange, "too many large uploads in one submission: flush more often");
   if (!copies) {
     const std::lock_guard lock(memory_mutex_);
     for (auto& region : departing) outgoing_.push_back(std::move(region));

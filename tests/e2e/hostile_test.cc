@@ -354,6 +354,24 @@ TEST_F(Hostile, ARegionFullOfHoles) {
   EXPECT_TRUE(node_->eventually([&](const control::NodeReport& report) { return report.storage_bytes >= size; }));
 }
 
+// Every region is a mapping of the node, and there are so many.
+TEST_F(Hostile, MoreRegionsThanASessionMayKeep) {
+  RawClient client(*node_);
+  ASSERT_TRUE(client.connect());
+  constexpr uint64_t kKept = 4096;
+  for (uint64_t i = 1; i <= kKept + 100; ++i) {
+    wire::SubmissionMessage message{.ticket = i};
+    message.regions = {client.handed_over(4096)};
+    message.uploads = {{.storage = {i, 0}, .offset = 0, .size = 4096}};
+    ASSERT_TRUE(client.send(wire::ClientMessage(message)));
+    const auto answer = client.receive();
+    ASSERT_TRUE(answer.has_value());
+    const auto& completion = std::get<wire::CompletionMessage>(*answer);
+    ASSERT_TRUE(completion.status.ok()) << completion.status.to_string();
+    ASSERT_EQ(completion.upload_copied_bytes, i <= kKept ? 0U : 4096U) << i;
+  }
+}
+
 TEST_F(Hostile, AnotherClientsRegion) {
   RawClient victim(*node_);
   ASSERT_TRUE(victim.connect());

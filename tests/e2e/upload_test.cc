@@ -6,6 +6,9 @@
 #include <atomic>
 #include <cstring>
 #include <fstream>
+#include <latch>
+#include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -137,6 +140,31 @@ TEST_F(UploadTest, WhatLeavesARegionAloneIsCopied) {
   EXPECT_EQ(copied(), kMiB) << "the region went with its last uploads";
   EXPECT_TRUE(holds(2, kMiB));
   EXPECT_TRUE(holds(3, kMiB));
+}
+
+TEST_F(UploadTest, TooManyRegionsAtOnceAreAClearError) {
+  constexpr size_t kThreads = 64;  // each with a region of its own
+  std::vector<std::unique_ptr<Upload>> memory(kThreads);
+  std::vector<std::thread> threads;
+  std::latch all_there(kThreads);
+  for (size_t i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&, i] {
+      auto made = link_->begin_upload(300'000);
+      if (made.ok()) memory[i] = std::move(*made);
+      all_there.arrive_and_wait();  // a thread that has ended gives its name to the next
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  Submission submission;
+  for (size_t i = 0; i < kThreads; ++i) {
+    ASSERT_NE(memory[i], nullptr);
+    submission.uploads.push_back({.storage = {i + 1, 0}, .memory = std::move(memory[i])});
+  }
+  EXPECT_EQ(link_->submit(std::move(submission)).code(), Errc::kOutOfRange);
+  Submission fine;
+  fine.uploads.push_back(filled(100, kMiB));
+  (void)submit(std::move(fine));
+  EXPECT_TRUE(holds(100, kMiB));
 }
 
 TEST_F(UploadTest, DroppedUploadsGiveTheirMemoryBack) {
