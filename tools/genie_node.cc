@@ -159,6 +159,8 @@ int main(int argc, char** argv) {
   sigaddset(&signals, SIGINT);
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
+  // libtorch asks for huge pages for results from 2 MiB on then: fresh ones are written three times as fast.
+  ::setenv("THP_MEM_ALLOC_ENABLE", "1", 0);
 
   CLI::App app("Offers this machine's devices to Genie sessions of other processes.", "genie-node");
   Flags flags;

@@ -1,6 +1,8 @@
 // Bytes in and out, limits, sessions and failures. Runs on a node inside the process or, with GENIE_TEST_REMOTE=1, on a genie-node
 // process over shared memory.
 #include <atomic>
+#include <fstream>
+#include <string>
 #include <thread>
 
 #include "tests/frontend/session_fixture.h"
@@ -29,6 +31,28 @@ TEST_F(SessionTest, CopiesAreCounted) {
   brought.copy_(remote);
   EXPECT_TRUE(torch::equal(brought, expected));
   EXPECT_EQ(session->stats().user_copied_bytes - after.user_copied_bytes, static_cast<uint64_t>(kBytes));
+}
+
+// A page fault for every 4 KiB would bound them at a tenth of memory's speed.
+TEST_F(SessionTest, LargeResultsLieInHugePages) {
+  if (!remote_mode()) GTEST_SKIP() << "an embedded node allocates as the program does";
+  std::ifstream choice("/sys/kernel/mm/transparent_hugepage/enabled");
+  std::string ways;
+  std::getline(choice, ways);
+  if (ways.empty() || ways.find("[never]") != std::string::npos) GTEST_SKIP() << "no transparent huge pages here";
+  // A malloc that fills what it gives out makes the pages present before anybody can ask for huge ones.
+  ::unsetenv("MALLOC_PERTURB_");
+  start({});
+  const torch::NoGradGuard no_grad;
+  const auto x = torch::ones({int64_t{8} << 20}).to(device());
+  const auto result = x + x;
+  session->synchronize();
+  std::ifstream maps("/proc/" + std::to_string(node->pid()) + "/smaps");
+  size_t huge_kb = 0;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.starts_with("AnonHugePages:")) huge_kb += std::stoul(line.substr(line.find(':') + 1));
+  }
+  EXPECT_GE(huge_kb, size_t{16} << 10) << "of the 32 MiB result, and of whatever else";
 }
 
 TEST_F(SessionTest, TheSeedMayComeBeforeTheSession) {
