@@ -1,12 +1,13 @@
 // The shared-memory transport: processes of one machine.
 //
-// Purpose: a Transport whose regions are memfds that the listening side makes, seals against resizing and passes over its
-//   unix socket; a write is one pass over the bytes, straight into the peer's memory. The socket's hang-up is the liveness
-//   signal. Addresses are "unix:/path.sock".
+// Purpose: a Transport whose regions are memfds that are sealed against resizing and passed over its unix socket; a write is
+//   one pass over the bytes, straight into the peer's memory. The listening side makes what both share; memory that changes
+//   sides is made by its giver, and its taker looks at the seals. The socket's hang-up is the liveness signal. Addresses are
+//   "unix:/path.sock".
 // Thread-safety, ownership: as in datapath/transport.h. connect(), and on the connecting side allocate() and
 //   import_region(), block until the listener's poll() has answered, within their deadline.
-// Lifetime of memory: a Region and a mapped RemoteRegion stay readable and writable until they are released, taken or
-//   dropped, or the transport ends, even when their endpoint has ended before. A buffer from take_private() outlives all.
+// Lifetime of memory: a Region and a mapped RemoteRegion stay readable and writable until they are released, handed over or
+//   dropped, or the transport ends, even when their endpoint has ended before. A buffer from take() outlives all.
 #pragma once
 
 #include <cstddef>
