@@ -2,14 +2,51 @@
 
 #include <c10/core/CPUAllocator.h>
 
+#include <memory>
+#include <mutex>
+#include <unordered_map>
 #include <utility>
-
-#include "src/executor/sharing.h"
 
 namespace genie::executor {
 namespace {
 
 thread_local PlacementScope* current_scope = nullptr;
+
+// Who owns memory that was placed. Kept aside, since a DataPtr's context must be the memory itself: kernels that allocate without
+// an owner (raw_allocate(), as mkldnn's convolutions do) insist on it and give back by address.
+class PlacedMemory {
+ public:
+  c10::DataPtr add(HostMemory memory) {
+    void* const data = memory.data;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    owners_.insert_or_assign(data, std::move(memory.owner));
+    return {data, data, [](void* placed) { instance().remove(placed); }, c10::Device(c10::DeviceType::CPU)};
+  }
+  // False when it was not placed.
+  bool remove(void* data) {
+    std::shared_ptr<void> owner;  // let go of after the lock
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = owners_.find(data);
+    if (found == owners_.end()) return false;
+    owner = std::move(found->second);
+    owners_.erase(found);
+    return true;
+  }
+  static PlacedMemory& instance() {
+    static auto* const leaked = new PlacedMemory;  // tensors may outlive static destruction
+    return *leaked;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_map<void*, std::shared_ptr<void>> owners_;
+};
+
+c10::Allocator* ordinary_allocator = nullptr;
+
+void delete_raw(void* data) {
+  if (data != nullptr && !PlacedMemory::instance().remove(data)) ordinary_allocator->raw_deallocate(data);
+}
 
 }  // namespace
 
@@ -22,12 +59,11 @@ class PlacingAllocator final : public c10::Allocator {
     PlacementScope* const scope = current_scope;
     if (scope != nullptr && size == scope->size_) {
       HostMemory memory = scope->birthplace_.place(scope->storage_, size);
-      if (memory.data != nullptr) return pointer_to(std::move(memory));
+      if (memory.data != nullptr) return PlacedMemory::instance().add(std::move(memory));
     }
     return ordinary_.allocate(size);
   }
-  // For memory without an owner; nobody asks for that while an operator of ours runs, and raw_allocate() would notice.
-  c10::DeleterFnPtr raw_deleter() const override { return ordinary_.raw_deleter(); }
+  c10::DeleterFnPtr raw_deleter() const override { return &delete_raw; }
   void copy_data(void* to, const void* from, std::size_t size) const override { ordinary_.copy_data(to, from, size); }
 
  private:
@@ -43,7 +79,10 @@ PlacementScope::~PlacementScope() { current_scope = nullptr; }
 
 void use_placed_memory() {
   // Leaked: storages keep a pointer to their allocator for as long as they live.
-  static auto* const allocator = new PlacingAllocator(*c10::GetCPUAllocator());
+  static auto* const allocator = [] {
+    ordinary_allocator = c10::GetCPUAllocator();
+    return new PlacingAllocator(*ordinary_allocator);
+  }();
   c10::SetCPUAllocator(allocator, /*priority=*/1);
 }
 
