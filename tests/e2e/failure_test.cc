@@ -357,7 +357,7 @@ TEST(Failure, AStoppedNodeIsATimeOut) {
   ASSERT_TRUE(node.wait_ready()) << node.errors();
   const auto link = open(node, {.progress_timeout_ms = 300});
   expect_works(*link, 10);
-  node.signal(SIGSTOP);
+  node.stop();
   auto ticket = link->submit({});
   ASSERT_TRUE(ticket.ok());
   const Status waited = link->wait(**ticket);

@@ -54,6 +54,13 @@ class NodeProcess {
   std::string uri() const { return "unix:" + folder_ + "/node.sock"; }
   pid_t pid() const { return pid_; }
   void signal(int number) const { ASSERT_EQ(::kill(pid_, number), 0); }
+  // Returns when all its threads have stopped; until then one on another core may go on.
+  void stop() const {
+    signal(SIGSTOP);
+    int status = 0;
+    ASSERT_EQ(::waitpid(pid_, &status, WUNTRACED), pid_);
+    ASSERT_TRUE(WIFSTOPPED(status));
+  }
 
   // Until the node says that it is ready; false when it ended instead or the time is over.
   bool wait_ready() { return read_until("genie-node: ready"); }
