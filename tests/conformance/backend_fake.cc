@@ -9,7 +9,7 @@ constexpr FakeLimits kLowQuotas = {
 
 class FakeWorld final : public World {
  public:
-  explicit FakeWorld(const FaultPolicy& faults) : FakeWorld(FakeNetwork({.faults = faults})) {}
+  explicit FakeWorld(const FakeOptions& options) : FakeWorld(FakeNetwork(options)) {}
 
   std::string where() const override { return "fake:listener"; }
   std::unique_ptr<Transport> make_client() override { return network_.make_transport(); }
@@ -27,15 +27,17 @@ class FakeWorld final : public World {
 }  // namespace
 
 Backend fake_backend() {
-  return {"fake", [] { return std::make_unique<FakeWorld>(FaultPolicy()); }, nullptr};
+  return {"fake", [] { return std::make_unique<FakeWorld>(FakeOptions()); }, nullptr};
 }
 
-// Late and overtaking, as far as the contract allows: everything must hold all the same.
+// Late and overtaking, as far as the contract allows: everything must hold all the same. So slow that a large transfer takes
+// longer (33 ms for 32 MiB) than the faults can hold up a small one (5 ms).
 Backend fake_unruly_backend() {
   return {"fake_unruly",
           [] {
-            return std::make_unique<FakeWorld>(
-                FaultPolicy{.seed = test_seed(), .delay_ns_min = 0, .delay_ns_max = 50'000, .reorder = 0.3});
+            return std::make_unique<FakeWorld>(FakeOptions{
+                .faults = {.seed = test_seed(), .delay_ns_min = 0, .delay_ns_max = 50'000, .reorder = 0.3},
+                .bytes_per_ns = 1});
           },
           nullptr};
 }

@@ -205,11 +205,15 @@ std::vector<std::byte> valid_message() {
   return {bytes->begin(), bytes->end()};
 }
 
-TEST_F(Hostile, Garbage) {
+uint64_t seed() {
   const char* given = std::getenv("GENIE_TEST_SEED");
-  const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::printf("seed %llu (GENIE_TEST_SEED repeats it)\n", static_cast<unsigned long long>(seed));
-  std::mt19937_64 random(seed);
+  const uint64_t chosen = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  std::printf("seed %llu (GENIE_TEST_SEED repeats it)\n", static_cast<unsigned long long>(chosen));
+  return chosen;
+}
+
+TEST_F(Hostile, Garbage) {
+  std::mt19937_64 random(seed());
   for (int round = 0; round < 5; ++round) {
     expect_refused([&](RawClient& client) {
       std::vector<std::byte> garbage(1 + random() % 4000);
@@ -227,9 +231,7 @@ TEST_F(Hostile, ATruncatedMessage) {
 }
 
 TEST_F(Hostile, MutatedMessagesEndInAnAnswerOrAFarewell) {
-  const uint64_t seed = std::random_device{}();
-  std::printf("seed %llu\n", static_cast<unsigned long long>(seed));
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(seed());
   const std::vector<std::byte> good = valid_message();
   for (int round = 0; round < 20; ++round) {
     RawClient client(*node_);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <thread>
@@ -79,7 +80,8 @@ TEST(Arena, BuffersOutliveTheArena) {
 
 // Random allocations and frees: live buffers never overlap, and when all are gone the arena is one piece again.
 TEST(Arena, RandomLoadKeepsBuffersDisjointAndJoinsThem) {
-  const uint32_t seed = std::random_device{}();
+  const char* given = std::getenv("GENIE_TEST_SEED");
+  const uint32_t seed = given != nullptr ? static_cast<uint32_t>(std::strtoul(given, nullptr, 10)) : std::random_device{}();
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937 random(seed);
   auto arena = make_arena(8 << 20);
