@@ -30,6 +30,7 @@ struct Call {
   std::vector<std::pair<uint32_t, std::string>> strings;  // position in code
   std::vector<at::Tensor> lifted;
   c10::SmallVector<at::Tensor, 4> results;
+  StorageState* generator = nullptr;  // kept alive by the call's arguments; null: none, or the device's own
   SessionCore* core = nullptr;
   c10::Device device{c10::DeviceType::PrivateUse1, -1};  // index -1: not known yet
 
@@ -41,6 +42,7 @@ struct Call {
     if (!strings.empty()) strings.clear();
     if (!lifted.empty()) lifted.clear();
     results.clear();
+    generator = nullptr;
     core = nullptr;
     device = c10::Device(c10::DeviceType::PrivateUse1, -1);
   }

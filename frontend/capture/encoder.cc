@@ -158,7 +158,9 @@ void Encoder::generator(const c10::IValue& value) {
   TORCH_CHECK(value.isNone() || !value.toGenerator().defined() || value.toGenerator().device().is_privateuseone(),
               op_.name, ": expected a generator on ", call_.device, ", found one on ",
               value.isNone() ? c10::Device("cpu") : value.toGenerator().device());
-  word(Tag::kGenerator, use_generator(value, call_.device.index()));
+  const GeneratorUse use = use_generator(value, call_.device.index());
+  word(Tag::kGenerator, use.number);
+  call_.generator = use.state;
 }
 
 // A CPU operand: numbers travel by value; where PyTorch allows index tensors on the CPU, they are sent.

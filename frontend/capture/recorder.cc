@@ -108,6 +108,7 @@ void append(Stream& stream, OpInfo& op, Call& call) {
     }
     touches.push_back(touch_word(slot, touched.mode));
   }
+  if (call.generator != nullptr) segment.generators.emplace_back(call.generator);
   const auto code_begin = static_cast<uint32_t>(segment.code.size());
   for (auto& [position, text] : call.strings) {
     call.code[position] = wire::head(Tag::kString, static_cast<uint32_t>(segment.strings.size()));

@@ -115,6 +115,27 @@ StorageState* SessionCore::new_storage(uint64_t size_bytes) {
   return state;
 }
 
+StorageState* SessionCore::new_generator() {
+  // Those below are the devices' own.
+  constexpr uint64_t kFirst = session::kGeneratorIds + kMaxDevices;
+  const std::lock_guard<std::mutex> guard(generators_mutex_);
+  uint64_t id = kFirst + next_generator_;
+  if (free_generators_.empty()) {
+    ++next_generator_;
+  } else {
+    id = free_generators_.back();
+    free_generators_.pop_back();
+  }
+  auto* state = new StorageState(this, id);
+  state->on_node = true;
+  return state;
+}
+
+void SessionCore::reuse_generators(const std::vector<uint64_t>& freed) {
+  const std::lock_guard<std::mutex> guard(generators_mutex_);
+  free_generators_.insert(free_generators_.end(), freed.begin(), freed.end());
+}
+
 Stream& SessionCore::current_stream() {
   auto* tag = static_cast<StreamTag*>(c10::ThreadLocalDebugInfo::get(kTagKind));
   if (tag == nullptr) {
@@ -192,6 +213,8 @@ class Flush {
     if (status.ok()) {
       take_uploads();
       submission_.frees = core_.take_frees();
+      std::ranges::copy_if(submission_.frees, std::back_inserter(freed_generators_),
+                           [](uint64_t id) { return id >= session::kGeneratorIds; });
       if (any) bind_slots();
     }
     if (status.ok() && wanted.state != nullptr) {
@@ -203,6 +226,7 @@ class Flush {
       auto sent = core_.link_->submit(std::move(submission_));
       if (sent.ok()) {
         ticket = flight_.ticket = *sent;
+        if (!freed_generators_.empty()) core_.reuse_generators(freed_generators_);
       } else {
         status = sent.status();
       }
@@ -304,6 +328,7 @@ class Flush {
     for (const RecordEntry& record : stream_.open.records) {
       if (!record.op->bookkeeping) record.op->captured.fetch_add(1, std::memory_order_relaxed);
     }
+    stream_.open.generators.clear();
     stream_.shared_slots.clear();
     std::swap(stream_.last, stream_.open);
     stream_.begin_segment();
@@ -315,6 +340,7 @@ class Flush {
   session::Submission submission_;
   InFlight flight_;
   std::vector<StateRef> sent_;  // uploads that the submission carries
+  std::vector<uint64_t> freed_generators_;
 };
 
 std::shared_ptr<session::Ticket> SessionCore::flush(Stream& stream, FlushReason reason, const Wanted& wanted,

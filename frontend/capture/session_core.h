@@ -85,6 +85,9 @@ class SessionCore {
   }
 
   StorageState* new_storage(uint64_t size_bytes);
+  // Names a generator on the node, which ends there when the last reference goes: ids that are free again are used again, so
+  // that a program that makes one per step repeats its templates.
+  StorageState* new_generator();
   // The stream of the calling thread, or of the thread that called backward.
   Stream& current_stream();
 
@@ -121,6 +124,7 @@ class SessionCore {
         templates_(link_->node().templates_max, link_->node().template_bytes_max) {}
 
   std::vector<uint64_t> take_frees();
+  void reuse_generators(const std::vector<uint64_t>& freed);
   void fail_writes(InFlight& flight, const session::Outcome& outcome);
   void fail_everything(const Status& status);
   void flush_segment(uint32_t number, Stream& except);
@@ -135,6 +139,10 @@ class SessionCore {
   std::atomic<uint64_t> next_storage_{1};
   std::atomic<StorageState*> to_free_{nullptr};
   std::atomic<bool> closed_{false};
+
+  std::mutex generators_mutex_;
+  std::vector<uint64_t> free_generators_;
+  uint64_t next_generator_ = 0;
 
   std::mutex streams_mutex_;
   std::deque<std::unique_ptr<Stream>> streams_;

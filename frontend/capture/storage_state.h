@@ -73,6 +73,12 @@ class StateRef {
  public:
   StateRef() noexcept = default;
   explicit StateRef(StorageState* state) noexcept : state_(state) { state_->retain(); }
+  // Takes over a reference that is there already.
+  static StateRef adopt(StorageState* state) noexcept {
+    StateRef made;
+    made.state_ = state;
+    return made;
+  }
   StateRef(StateRef&& other) noexcept : state_(std::exchange(other.state_, nullptr)) {}
   StateRef& operator=(StateRef&& other) noexcept {
     std::swap(state_, other.state_);

@@ -67,6 +67,7 @@ struct Segment {
   std::vector<uint32_t> touches;
   std::vector<SlotEntry> slots;
   std::vector<std::string> strings;
+  std::vector<StateRef> generators;  // that records draw from: they end on the node no sooner than the segment ran
 
   void clear() {
     records.clear();
@@ -75,6 +76,7 @@ struct Segment {
     touches.clear();
     slots.clear();
     strings.clear();
+    generators.clear();
   }
   uint32_t code_end(size_t record) const {
     return record + 1 < records.size() ? records[record + 1].code : static_cast<uint32_t>(code.size());

@@ -16,20 +16,22 @@
 namespace genie::frontend {
 namespace {
 
-constexpr uint32_t kDefault = UINT32_MAX;
-
-// A generator is a storage on the node: seeding and reading its state are records in program order.
+// A generator is a storage on the node: seeding and reading its state are records in program order, and it ends there some time
+// after it has gone here.
 class RemoteGenerator final : public c10::GeneratorImpl {
  public:
-  RemoteGenerator(int device_index, uint32_t number)
+  RemoteGenerator(int device_index, bool own)
       : GeneratorImpl(c10::Device(c10::DeviceType::PrivateUse1, static_cast<c10::DeviceIndex>(device_index)),
                       c10::DispatchKeySet(c10::DispatchKey::PrivateUse1)),
-        number_(number) {}
+        own_(own) {}
 
-  // Defaults are numbered by their device's place in its session.
-  uint32_t number() const {
-    return number_ != kDefault ? number_
-                               : static_cast<uint32_t>(device().index() - core_of(device().index()).first_device());
+  // A device's default one is numbered by the device's place in its session.
+  GeneratorUse use() {
+    SessionCore& core = core_of(device().index());
+    if (!own_) return {.number = static_cast<uint32_t>(device().index() - core.first_device())};
+    const std::lock_guard<std::mutex> guard(state_mutex_);
+    if (state_.get() == nullptr || state_->session != &core) state_ = StateRef::adopt(core.new_generator());
+    return {.number = static_cast<uint32_t>(state_->id - session::kGeneratorIds), .state = state_.get()};
   }
 
   // Seeding a device that no session serves waits for the session: torch::manual_seed() seeds every index there is.
@@ -85,7 +87,9 @@ class RemoteGenerator final : public c10::GeneratorImpl {
     return made.unsafeReleaseGeneratorImpl();
   }
 
-  const uint32_t number_;
+  const bool own_;
+  std::mutex state_mutex_;
+  StateRef state_;
   uint64_t seed_ = c10::detail::getNonDeterministicRandom();
   std::atomic<bool> seed_waits_{false};
 };
@@ -94,7 +98,7 @@ std::array<at::Generator, kMaxDevices>& defaults() {
   static auto* const instance = [] {
     auto* made = new std::array<at::Generator, kMaxDevices>;
     for (int i = 0; i < kMaxDevices; ++i)
-      (*made)[static_cast<size_t>(i)] = at::make_generator<RemoteGenerator>(i, kDefault);
+      (*made)[static_cast<size_t>(i)] = at::make_generator<RemoteGenerator>(i, /*own=*/false);
     return made;
   }();
   return *instance;
@@ -110,16 +114,15 @@ const at::Generator& default_generator(int device_index) {
 }
 
 at::Generator new_generator(int device_index) {
-  static std::atomic<uint32_t> numbers{kMaxDevices};
-  return at::make_generator<RemoteGenerator>(device_index < 0 ? current_device() : device_index, numbers.fetch_add(1));
+  return at::make_generator<RemoteGenerator>(device_index < 0 ? current_device() : device_index, /*own=*/true);
 }
 
-uint32_t use_generator(const c10::IValue& value, int device_index) {
+GeneratorUse use_generator(const c10::IValue& value, int device_index) {
   const at::Generator generator =
       value.isNone() || !value.toGenerator().defined() ? default_generator(device_index) : value.toGenerator();
   auto* impl = static_cast<RemoteGenerator*>(generator.unsafeGetGeneratorImpl());
   impl->apply_waiting_seed();
-  return impl->number();
+  return impl->use();
 }
 
 }  // namespace genie::frontend

@@ -24,6 +24,9 @@ struct StorageVersion {
   uint32_t version = 0;
 };
 
+// Ids from here on name the session's generators, by their number: free() ends one. No storage has such an id.
+inline constexpr uint64_t kGeneratorIds = uint64_t{1} << 63;
+
 // One storage slot of an invocation, in the order of the template's slot table (transient slots are not listed).
 struct SlotBinding {
   uint64_t id = 0;
@@ -76,6 +79,8 @@ struct StoreOptions {
   const std::atomic<uint64_t>* held_besides_bytes = nullptr;
   // Incremented after every record: the node's proof of progress. May be null.
   std::atomic<uint64_t>* progress = nullptr;
+  size_t storages_max = size_t{1} << 20;  // poisoned ones count: what a client's ids may cost is bounded
+  size_t generators_max = 1024;
 };
 
 // Memory handed to a store with its releaser.
@@ -133,7 +138,7 @@ class Store {
   // Gives the storage bytes of its own if it still has those at `lent`; how many were copied. Without memory for them the
   // storage is poisoned.
   virtual uint64_t keep(uint64_t id, const std::byte* lent) = 0;
-  // Unknown ids are ignored (a storage that never came to life).
+  // Of a storage or a generator. Unknown ids are ignored (a storage that never came to life).
   virtual void free(uint64_t id) = 0;
 
   virtual uint64_t bytes_in_use() const = 0;

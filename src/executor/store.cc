@@ -29,7 +29,6 @@ namespace {
 using wire::SlotKind;
 using wire::Tag;
 
-constexpr size_t kMaxGenerators = 4096;
 constexpr uint64_t kSharedAlignment = 64;  // what kernels find at the beginning of memory that libtorch allocated
 
 // One storage of the session. A poisoned one has no bytes, only the error that every use repeats.
@@ -86,6 +85,7 @@ class CpuStore final : public Store {
     if (entries_.contains(storage.id)) {
       return {Errc::kAlreadyExists, fmt::format("storage {} exists already", storage.id)};
     }
+    GENIE_TRY(check_new(storage.id, 1));
     Entry& entry = entries_[storage.id];
     entry.version = storage.version;
     entry.writable = memory.writable;
@@ -155,6 +155,10 @@ class CpuStore final : public Store {
   }
 
   void free(uint64_t id) override {
+    if (id >= kGeneratorIds) {
+      generators_.erase(static_cast<uint32_t>(id - kGeneratorIds));
+      return;
+    }
     auto found = entries_.find(id);
     if (found == entries_.end()) return;
     found->second.storage = {};
@@ -198,7 +202,17 @@ class CpuStore final : public Store {
     entry.writable = true;
   }
 
+  // Whether `count` more storages may be, of which one would have that id.
+  Status check_new(uint64_t id, size_t count) const {
+    if (id >= kGeneratorIds) return {Errc::kInvalidArgument, fmt::format("storage {}: no storage has such an id", id)};
+    if (count <= options_.storages_max - std::min(options_.storages_max, entries_.size())) return {};
+    return {Errc::kQuotaExceeded, fmt::format("the session has {} storages, the node allows no more: free tensors",
+                                              entries_.size())};
+  }
+
+  // Without room, later uses hear only that the storage is not there.
   void poison_entry(const SlotBinding& binding, const Status& why) {
+    if (!entries_.contains(binding.id) && !check_new(binding.id, 1).ok()) return;
     Entry& entry = entries_[binding.id];
     entry.storage = {};
     account(entry);
@@ -221,8 +235,10 @@ class CpuStore final : public Store {
                    InvokeOutcome& outcome);
   void take_tensor(const Node& node, at::Tensor tensor, std::span<const int64_t> params, InvokeOutcome& outcome);
   at::Generator generator(uint32_t number) {
-    if (generators_.size() >= kMaxGenerators && !generators_.contains(number)) {
-      throw ReplayError(Errc::kQuotaExceeded, "the session has 4096 generators; reuse them");
+    if (generators_.size() >= options_.generators_max && !generators_.contains(number)) {
+      throw ReplayError(Errc::kQuotaExceeded,
+                        fmt::format("the session has {} generators, the node allows no more: drop some, or reuse them",
+                                    generators_.size()));
     }
     auto& made = generators_[number];
     if (!made.defined()) made = at::detail::createCPUGenerator();
@@ -248,11 +264,13 @@ class CpuStore final : public Store {
 Status CpuStore::bind(const Program& program, std::span<const SlotBinding> slots, InvokeOutcome& outcome) {
   slots_.assign(program.slot_kinds.size(), Slot{});
   invocation_bytes_ = 0;
+  size_t created = 0;
   for (size_t i = 0; i < slots.size(); ++i) {
     const uint32_t slot = program.bound_slots[i];
     auto found = entries_.find(slots[i].id);
     if (program.slot_kinds[slot] == SlotKind::kCreated) {
       if (found != entries_.end()) return {Errc::kAlreadyExists, fmt::format("storage {} exists already", slots[i].id)};
+      GENIE_TRY(check_new(slots[i].id, ++created));
       continue;
     }
     if (found == entries_.end()) {

@@ -22,6 +22,7 @@
 
 namespace genie::session {
 
+using executor::kGeneratorIds;
 using executor::ReportedTensor;
 using executor::SlotBinding;
 using executor::StorageVersion;

@@ -83,4 +83,46 @@ TEST_F(Limits, MoreTemplatesThanTheNodeHolds) {
   EXPECT_EQ(session->stats().templates_registered, warm.templates_registered);
 }
 
+at::Generator new_generator(torch::Device device) {
+  return at::globalContext().getAcceleratorHooksInterface(device.type()).getNewGenerator(device.index());
+}
+
+at::Tensor drawn_here(uint64_t seed) {
+  auto generator = at::detail::createCPUGenerator(seed);
+  return torch::rand({3}, generator, torch::kFloat);
+}
+
+// A node holds 1,024 of a session.
+TEST_F(Limits, MoreGeneratorsThanTheNodeHolds) {
+  constexpr uint64_t kMany = 1200;
+  uint64_t registered = 0;
+  for (uint64_t seed = 0; seed < kMany; ++seed) {
+    auto generator = new_generator(device());
+    generator.set_current_seed(seed);
+    const auto drawn = torch::rand({3}, generator, torch::TensorOptions(device()));
+    ASSERT_TRUE(torch::equal(drawn.cpu(), drawn_here(seed))) << seed;
+    if (seed == 8) registered = session->stats().templates_registered;
+  }
+  EXPECT_EQ(session->stats().templates_registered, registered) << "one generator's step is the next one's";
+}
+
+TEST_F(Limits, AGeneratorMayGoBeforeItsRecordsRan) {
+  at::Tensor first;
+  at::Tensor second;
+  {
+    auto generator = new_generator(device());
+    generator.set_current_seed(1);
+    first = torch::rand({3}, generator, torch::TensorOptions(device()));
+  }
+  // Another thread's flush takes frees along.
+  std::thread([&] { (void)torch::ones({2}, device()).cpu(); }).join();
+  {
+    auto generator = new_generator(device());
+    generator.set_current_seed(2);
+    second = torch::rand({3}, generator, torch::TensorOptions(device()));
+  }
+  EXPECT_TRUE(torch::equal(first.cpu(), drawn_here(1)));
+  EXPECT_TRUE(torch::equal(second.cpu(), drawn_here(2)));
+}
+
 }  // namespace

@@ -95,6 +95,34 @@ TEST_F(HostileProgram, StaleVersionsAndStrangersChangeNothing) {
   expect_alive(0);
 }
 
+// Ids cost memory even where they name nothing: a client cannot make a node remember more than so many.
+TEST_F(HostileProgram, TheNumberOfStoragesIsBounded) {
+  constexpr size_t kMost = 5;
+  store_ = Store::make({.storages_max = kMost});
+  auto bytes = std::make_shared<std::vector<float>>(kElements, 2.0F);
+  const auto adopt = [&](uint64_t id) {
+    return store_->adopt({id, 0}, {reinterpret_cast<std::byte*>(bytes->data()), kElements * sizeof(float), true, bytes});
+  };
+  ASSERT_TRUE(adopt(1).ok() && adopt(2).ok());
+  const auto program = compile(test::add_template(1, kElements));
+  ASSERT_TRUE(program.ok());
+  // What an invocation would have written is remembered as lost, whatever its id.
+  for (uint64_t id = 100; id < 200; ++id) {
+    const auto outcome = store_->invoke(**program, std::vector<SlotBinding>{{id, 0, 1, 0}, {2, 0, 0, 0}},
+                                        default_params(**program));
+    EXPECT_EQ(outcome.status.code(), Errc::kNotFound);
+    EXPECT_LE(store_->storage_count(), kMost);
+  }
+  const Status refused = adopt(3);
+  EXPECT_EQ(refused.code(), Errc::kQuotaExceeded) << refused.to_string();
+  expect_alive(0);
+  store_->free(100);
+  EXPECT_TRUE(adopt(3).ok());
+  EXPECT_EQ(adopt(kGeneratorIds + 1).code(), Errc::kInvalidArgument);
+  store_->free(kGeneratorIds + 1);
+  EXPECT_EQ(store_->storage_count(), kMost);
+}
+
 TEST_F(HostileProgram, RandomMutationsNeverHarm) {
   const char* given = std::getenv("GENIE_TEST_SEED");
   const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
