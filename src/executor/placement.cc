@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <mutex>
+#include <new>
 #include <unordered_map>
 #include <utility>
 
@@ -11,6 +12,7 @@ namespace genie::executor {
 namespace {
 
 thread_local PlacementScope* current_scope = nullptr;
+thread_local AllocationLimit* current_limit = nullptr;
 
 // Who owns memory that was placed. Kept aside, since a DataPtr's context must be the memory itself: kernels that allocate without
 // an owner (raw_allocate(), as mkldnn's convolutions do) insist on it and give back by address.
@@ -56,6 +58,11 @@ class PlacingAllocator final : public c10::Allocator {
   explicit PlacingAllocator(c10::Allocator& ordinary) : ordinary_(ordinary) {}
 
   c10::DataPtr allocate(size_t size) override {
+    AllocationLimit* const limit = current_limit;
+    if (limit != nullptr && size > limit->bytes_) [[unlikely]] {
+      limit->refused_bytes_ = size;
+      throw std::bad_alloc();
+    }
     PlacementScope* const scope = current_scope;
     if (scope != nullptr && size == scope->size_) {
       HostMemory memory = scope->birthplace_.place(scope->storage_, size);
@@ -76,6 +83,15 @@ PlacementScope::PlacementScope(Birthplace& birthplace, uint64_t storage, size_t 
 }
 
 PlacementScope::~PlacementScope() { current_scope = nullptr; }
+
+AllocationLimit::AllocationLimit(uint64_t bytes) noexcept : bytes_(bytes) { current_limit = this; }
+
+AllocationLimit::~AllocationLimit() { current_limit = nullptr; }
+
+void AllocationLimit::set(uint64_t bytes) noexcept {
+  bytes_ = bytes;
+  refused_bytes_ = 0;
+}
 
 void use_placed_memory() {
   // Leaked: storages keep a pointer to their allocator for as long as they live.

@@ -75,10 +75,7 @@ class CpuStore final : public Store {
  public:
   explicit CpuStore(StoreOptions options) : options_(options) {}
 
-  Status admit(uint64_t size_bytes) const override {
-    return size_bytes > options_.quota_bytes - std::min(options_.quota_bytes, held()) ? over_quota(size_bytes)
-                                                                                      : Status();
-  }
+  Status admit(uint64_t size_bytes) const override { return size_bytes > left() ? over_quota(size_bytes) : Status(); }
 
   Status adopt(StorageVersion storage, HostMemory memory) override {
     if (!memory.counted_besides) GENIE_TRY(admit(memory.size));
@@ -187,6 +184,8 @@ class CpuStore final : public Store {
     return in_use_ + (besides == nullptr ? 0 : besides->load(std::memory_order_relaxed));
   }
 
+  uint64_t left() const noexcept { return options_.quota_bytes - std::min(options_.quota_bytes, held()); }
+
   // A storage's size may have changed (resize_): the quota follows.
   void account(Entry& entry) {
     in_use_ -= entry.accounted_bytes;
@@ -206,8 +205,8 @@ class CpuStore final : public Store {
   Status check_new(uint64_t id, size_t count) const {
     if (id >= kGeneratorIds) return {Errc::kInvalidArgument, fmt::format("storage {}: no storage has such an id", id)};
     if (count <= options_.storages_max - std::min(options_.storages_max, entries_.size())) return {};
-    return {Errc::kQuotaExceeded, fmt::format("the session has {} storages, the node allows no more: free tensors",
-                                              entries_.size())};
+    return {Errc::kQuotaExceeded,
+            fmt::format("the session has {} storages, the node allows no more: free tensors", entries_.size())};
   }
 
   // Without room, later uses hear only that the storage is not there.
@@ -304,8 +303,9 @@ void CpuStore::plan_births(const Program& program, std::span<const SlotBinding> 
   }
   const auto record = [](const Birth& birth) { return birth.origin.record; };
   std::ranges::sort(births_, {}, record);
-  const auto others = std::ranges::unique(births_, {}, record);
-  births_.erase(others.begin(), others.end());
+  births_.erase(std::unique(births_.begin(), births_.end(),
+                            [](const Birth& a, const Birth& b) { return a.origin.record == b.origin.record; }),
+                births_.end());
 }
 
 void CpuStore::mark_touched_by(const Program& program, const Record& record, std::vector<bool>& touched) const {
@@ -364,6 +364,7 @@ InvokeOutcome CpuStore::invoke(const Program& program, std::span<const SlotBindi
   const c10::InferenceMode below_autograd;
   plan_births(program, slots, birthplace != nullptr ? placed : std::span<const uint64_t>());
   auto birth = births_.cbegin();
+  AllocationLimit limit(left());
   size_t index = 0;
   Errc code = Errc::kOpFailed;
   std::string why;
@@ -375,6 +376,7 @@ InvokeOutcome CpuStore::invoke(const Program& program, std::span<const SlotBindi
         scope.emplace(*birthplace, birth->storage, bytes_of(node, params));
         ++birth;
       }
+      limit.set(left() - std::min(left(), invocation_bytes_));
       run_record(program, program.records[index], params, outcome);
     } catch (const ReplayError& error) {
       code = error.code;
@@ -384,8 +386,9 @@ InvokeOutcome CpuStore::invoke(const Program& program, std::span<const SlotBindi
       why = error.what_without_backtrace();
       break;
     } catch (const std::bad_alloc&) {
-      code = Errc::kOutOfMemory;
-      why = "the node is out of memory";
+      const uint64_t refused = limit.refused_bytes();
+      code = refused != 0 ? Errc::kQuotaExceeded : Errc::kOutOfMemory;
+      why = refused != 0 ? std::string(over_quota(refused).text()) : "the node is out of memory";
       break;
     } catch (const std::exception& error) {
       why = error.what();

@@ -204,6 +204,15 @@ TEST_F(SessionTest, MemoryQuotaIsAnErrorThatSaysWhatToDo) {
   } catch (const genie::Error& error) {
     EXPECT_NE(std::string(error.what()).find("--memory-quota"), std::string::npos) << error.what();
   }
+  // More than any machine has: refused by the quota before it is asked of the machine, which would say something else.
+  const auto huge = torch::zeros({int64_t{1} << 42}, device());
+  try {
+    (void)huge.sum().item<float>();
+    FAIL() << "16 TiB do not fit into 4 MiB";
+  } catch (const genie::Error& error) {
+    EXPECT_EQ(error.status().code(), genie::Errc::kQuotaExceeded) << error.what();
+    EXPECT_NE(std::string(error.what()).find("--memory-quota"), std::string::npos) << error.what();
+  }
   EXPECT_EQ(fits.sum().item<float>(), 1000.0F);
 }
 
