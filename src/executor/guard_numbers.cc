@@ -166,7 +166,36 @@ void polynomial(const Stack& stack) {
   }
 }
 
+// A tensor without elements may have a dimension of any size: what is made for each index of one needs a limit.
+constexpr int64_t kMostSlices = int64_t{1} << 20;
+
+// (self, dim)
+void unbind(const Stack& stack) {
+  const Operands call(stack);
+  want(call.tensor(0).size(call.number(1)) <= kMostSlices, "too many slices");
+}
+
+// (self, split_size, dim)
+void split(const Stack& stack) {
+  const Operands call(stack);
+  if (!call.value(1).isInt()) return;  // a list of sizes is as long as its message
+  const int64_t size = call.number(1);
+  want(size >= 0 && call.tensor(0).size(call.number(2)) / std::max<int64_t>(size, 1) <= kMostSlices, "too many slices");
+}
+
+// (self, bins, ...): tensors of edges for each index of the last dimension.
+void histogram_edges(const Stack& stack) {
+  const Operands call(stack);
+  const at::Tensor& self = call.tensor(0);
+  want(self.dim() >= 1 && self.size(-1) <= kMostSlices, "too many dimensions of a histogram");
+}
+
 constexpr GuardEntry kNumberGuards[] = {
+    {"aten::_histogramdd_bin_edges", histogram_edges},
+    {"aten::_histogramdd_from_bin_cts", histogram_edges},
+    {"aten::unbind_copy", unbind},
+    {"aten::split_copy", split},
+    {"aten::unsafe_split", split},
     {"aten::convolution", convolution},
     {"aten::convolution_backward", convolution_backward},
     {"aten::binomial", binomial},

@@ -303,6 +303,13 @@ std::vector<Row> geometry_rows() {
   rows.push_back({"aten::_fft_c2c",
                   {spectrum, Ints{0, 1}, 0, true},
                   {{1, Ints{-kHuge}}, {1, Ints{2}}, {1, Ints{1, 1}}, {1, Ints{-1}}}});
+  const Tensor endless = at::zeros({kHuge, 0});
+  rows.push_back({"aten::unbind_copy", {floats({3, 2}), 0}, {{0, endless}}, "int"});
+  for (const char* name : {"aten::split_copy", "aten::unsafe_split"})
+    rows.push_back({name, {floats({3, 2}), 2, 0}, {{0, endless}, {1, -1}}, "Tensor"});
+  const Tensor manifold = at::zeros({0, kHuge});
+  for (const char* name : {"aten::_histogramdd_bin_edges", "aten::_histogramdd_from_bin_cts"})
+    rows.push_back({name, {floats({3, 2}), Ints{4, 4}, none(), none(), false}, {{0, manifold}, {0, floats({})}}});
   rows.push_back({"aten::_fft_r2c", {floats({4, 5}), Ints{1}, 0, true}, {{1, Ints{-kHuge}}, {1, Ints{-2}}, {2, 99}}});
   rows.push_back({"aten::_fft_c2r", {spectrum, Ints{1}, 0, 8}, {{1, Ints{-2}}, {3, 80}, {3, 0}, {1, Ints{}}}});
   for (const char* name :
