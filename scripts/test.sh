@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs tests.
 #
-#   scripts/test.sh             the default suites: main and install
+#   scripts/test.sh             the default suites: main, install and fuzz
 #   scripts/test.sh SUITE...    these suites; `all` means every one
 #   scripts/test.sh --list      the names of the suites, and what each shows
 #
@@ -11,10 +11,11 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-suites=(main install sanitizers tsan coverage format)
+suites=(main install fuzz sanitizers tsan coverage format)
 declare -A about=(
   [main]="unit, conformance, frontend, end-to-end and Python tests, op_db among them, release build (build/)"
   [install]="the installed library, used from outside the tree through pkg-config and through CMake; its exported symbols"
+  [fuzz]="libFuzzer on the decoders of the wire: their corpus, then some seconds each (build-fuzz/; GENIE_FUZZ_SECONDS)"
   [sanitizers]="the main tests under AddressSanitizer and UndefinedBehaviorSanitizer (build-asan/)"
   [tsan]="queues, transports and the other threaded parts below torch under ThreadSanitizer (build-tsan/)"
   [coverage]="the main tests with line coverage, printed per folder (build-coverage/)"
@@ -44,7 +45,7 @@ for argument in "$@"; do
       ;;
   esac
 done
-[ "${#chosen[@]}" -gt 0 ] || chosen=(main install)
+[ "${#chosen[@]}" -gt 0 ] || chosen=(main install fuzz)
 
 results=$(mktemp -d)
 trap 'rm -rf "$results" "$results.install"' EXIT
@@ -125,6 +126,30 @@ suite_install() {
   for step in install symbols headers pkg-config cmake; do
     check install "$step" "$GENIE_ROOT/tests/install/run.sh" "$GENIE_ROOT/build" "$results.install" "$step"
   done
+}
+
+suite_fuzz() {
+  # GCC has no libFuzzer. Warnings are GCC's business: clang's differ from release to release.
+  local CI=
+  CXX="ccache clang++-14" configure build-fuzz -Dfuzzers=true -Dtests=false -Dbench=disabled -Dpython=disabled \
+    -Doptimization=1 -Db_sanitize=address,undefined -Db_lundef=false \
+    "-Dcpp_args=-g1 -fno-sanitize=vptr,function -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+  local decoder
+  for decoder in session_messages template invocation; do
+    build build-fuzz "tests/fuzz/fuzz_$decoder"
+    check fuzz "$decoder" fuzz "$decoder"
+  done
+}
+
+# fuzz DECODER: what it finds stays in build-fuzz/corpus, and what breaks it in build-fuzz/found. The seed is fixed, so that a
+# change is judged by itself and not by luck; GENIE_TEST_SEED=0 lets libFuzzer choose.
+fuzz() {
+  local folder=$GENIE_ROOT/build-fuzz
+  mkdir -p "$folder/corpus/$1" "$folder/found"
+  OMP_NUM_THREADS=1 "$folder/tests/fuzz/fuzz_$1" -max_total_time="${GENIE_FUZZ_SECONDS:-20}" -seed="${GENIE_TEST_SEED:-1}" \
+    -timeout=120 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=1 -artifact_prefix="$folder/found/$1-" \
+    "$folder/corpus/$1" "$GENIE_ROOT/tests/fuzz/corpus/$1" >"$folder/$1.log" 2>&1 || { tail -n 60 "$folder/$1.log"; return 1; }
+  grep -a "^stat::number_of_executed_units" "$folder/$1.log"
 }
 
 suite_format() {
