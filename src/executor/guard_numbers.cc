@@ -159,7 +159,9 @@ void polynomial(const Stack& stack) {
   const Operands call(stack);
   constexpr int64_t kMost = 1'000'000;
   if (call.is_tensor(1)) {
-    const at::Tensor& degree = call.tensor(1);
+    // Unsigned integers beyond bytes have no comparisons.
+    const at::Tensor& given = call.tensor(1);
+    const at::Tensor degree = c10::isBarebonesUnsignedType(given.scalar_type()) ? given.to(at::kDouble) : given;
     want(degree.numel() == 0 || degree.le(kMost).all().item<bool>(), "the degree is too large");
   } else {
     want(call.value(1).toScalar().toDouble() <= static_cast<double>(kMost), "the degree is too large");

@@ -133,6 +133,7 @@ void batch_norm_backward(const Stack& stack) {
   want(input.dim() >= 2, "batch norm needs a batch and channels");
   want_same_sizes(call.tensor(0), input, "the gradient has other sizes than the input");
   const int64_t channels = input.size(1);
+  want(input.size(0) >= 1 && channels >= 1, "the batch is empty");  // the kernel divides by both
   want_vector(call, 2, channels, "the weight is not one number per channel");
   const size_t used = call.flag(7) ? 5 : 3;
   for (size_t i = 3; i < 7; ++i) {

@@ -1,11 +1,13 @@
 """PyTorch's own operator database on remote_accelerator:0, against the CPU.
 
-usage: op_db.py [--node GENIE_NODE] [--shard I/N] [NAME...]
+usage: op_db.py [--node GENIE_NODE] [--shard I/N] [--other-dtypes] [NAME...]
 
 Every entry of torch.testing._internal's op_db, every sample input (float32 where the entry knows it, else its first dtype):
 results and, where supported, gradients must be the CPU's bits; what is only close to them, or differs, stands with its reason
 in op_db_exceptions.yaml. An entry fails when it is worse than the file says, and when one that differed no longer does (correct
 the file then). What is close may be equal on another machine: LAPACK's sums depend on where its work space lies.
+With --other-dtypes it is every other dtype that the CPU has for the entry instead, from bool to complex128; exceptions are then
+named "entry/dtype".
 Samples that eager refuses count when the device refuses them too.
 Prints one GoogleTest line per entry and "N passed, M failed" last.
 """
@@ -137,12 +139,14 @@ def check_sample(op, sample, move, device):
     return all(same)
 
 
-def check_entry(op, device):
+def dtypes_of(op, others):
+    supported = sorted(op.supported_dtypes("cpu"), key=str)
+    main = torch.float32 if torch.float32 in supported else (supported or [None])[0]
+    return [dtype for dtype in supported if (dtype != main) == others]
+
+
+def check_entry(op, dtype, device):
     """"equal", "close", or why it is neither."""
-    supported = op.supported_dtypes("cpu")
-    if not supported:
-        return "not on the CPU"
-    dtype = torch.float32 if torch.float32 in supported else sorted(supported, key=str)[0]
     differentiable = op.supports_autograd and (dtype.is_floating_point or dtype.is_complex)
     move = to_device(device, op.name in STAYS_ON_CPU)
     close = False
@@ -190,6 +194,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--node", help="a genie-node program; without it the node lives in this process")
     parser.add_argument("--shard", default="0/1", help="I/N: every N-th entry, from the I-th")
+    parser.add_argument("--other-dtypes", action="store_true", help="every dtype but the main one of each entry")
     parser.add_argument("names", nargs="*", help="only these entries")
     arguments = parser.parse_args()
     shard, shards = map(int, arguments.shard.split("/"))
@@ -209,19 +214,20 @@ def main():
                 name = full_name(op)
                 if number % shards != shard or (arguments.names and name not in arguments.names):
                     continue
-                begin = time.monotonic()
-                found = check_entry(op, session.device())
-                took_ms = int((time.monotonic() - begin) * 1e3)
-                if found == "not on the CPU":
-                    print(f"op_db.py: Skipped\n{name} has no dtype on the CPU\n[  SKIPPED ] OpDb.{name} ({took_ms} ms)")
-                    continue
-                wrong = judge(found, exceptions.get(name))
-                if wrong is None:
-                    passed += 1
-                    print(f"[       OK ] OpDb.{name} ({took_ms} ms)", flush=True)
-                else:
-                    failed.append(name)
-                    print(f"{name}: {wrong}\n[  FAILED  ] OpDb.{name} ({took_ms} ms)", flush=True)
+                dtypes = dtypes_of(op, arguments.other_dtypes)
+                if not dtypes and not arguments.other_dtypes:
+                    print(f"op_db.py: Skipped\n{name} has no dtype on the CPU\n[  SKIPPED ] OpDb.{name} (0 ms)")
+                for dtype in dtypes:
+                    case = f"{name}/{str(dtype).removeprefix('torch.')}" if arguments.other_dtypes else name
+                    begin = time.monotonic()
+                    wrong = judge(check_entry(op, dtype, session.device()), exceptions.get(case, exceptions.get(name)))
+                    took_ms = int((time.monotonic() - begin) * 1e3)
+                    if wrong is None:
+                        passed += 1
+                        print(f"[       OK ] OpDb.{case} ({took_ms} ms)", flush=True)
+                    else:
+                        failed.append(case)
+                        print(f"{case}: {wrong}\n[  FAILED  ] OpDb.{case} ({took_ms} ms)", flush=True)
             fallbacks = genie.stats().client_fallbacks
             if fallbacks:
                 failed.append("client fall-backs")

@@ -366,6 +366,7 @@ std::vector<Row> number_rows() {
     static std::set<std::string> names;
     const char* name = names.insert(std::string("aten::special_") + kind).first->c_str();
     rows.push_back({name, {floats({2}), longs({1, 3})}, {{1, longs({1, kHuge})}}});
+    rows.push_back({name, {longs({1, 2}).to(at::kUInt16), longs({1, 3}).to(at::kUInt16)}, {}});
   }
   const Tensor square = floats({3, 3});
   const Tensor pivots = longs({1, 3, 3}).to(at::kInt);
@@ -433,6 +434,19 @@ std::vector<Row> all_rows() {
 TEST(HostileOperators, EveryGuardLetsHonestCallsThroughAndStopsHostileOnes) {
   test::guard_all_results();
   for (const Row& row : all_rows()) expect_guarded(row);
+}
+
+TEST(HostileOperators, EmptyBatchesNeverReachKernelsThatDivideByThem) {
+  for (const int64_t channels : {0, 3}) {
+    const Tensor x = floats({channels == 0 ? 2 : 0, channels, 4, 4});
+    const Tensor c = at::ones({channels});
+    for (const char* name : {"aten::native_batch_norm_backward", "aten::batch_norm_backward"}) {
+      Values values{x, x, c, c, c, c, c, true, 1e-5, flags({true, true, true})};
+      if (name == std::string("aten::batch_norm_backward")) values.emplace_back(at::zeros({0}, at::kByte));
+      const Status answered = test::call(name, "", values);
+      EXPECT_NE(answered.text().find("the batch is empty"), std::string_view::npos) << name << answered.to_string();
+    }
+  }
 }
 
 TEST(HostileOperators, EveryGuardIsOfAnOperatorAndTested) {
