@@ -5,6 +5,8 @@
 
 #include <sstream>
 
+#include "frontend/capture/context.h"
+#include "frontend/capture/lift.h"
 #include "frontend/capture/recorder.h"
 #include "frontend/capture/registry.h"
 #include "frontend/capture/session_core.h"
@@ -170,6 +172,7 @@ void materialize(const at::Tensor& tensor) {
 }
 
 void synchronize() {
+  frontend::forget_dead_copies();
   for (const auto& core : frontend::open_sessions()) core->synchronize();
 }
 
@@ -178,6 +181,7 @@ bool is_lazy() { return frontend::is_lazy(); }
 
 Stats stats() {
   Stats out;
+  frontend::forget_dead_copies();
   for (const auto& core : frontend::open_sessions()) {
     core->collect();
     add(out, *core);
@@ -187,6 +191,7 @@ Stats stats() {
 }
 
 Graph graph() {
+  if (const auto capture = frontend::last_capture()) return capture->graph();
   for (const auto& core : frontend::open_sessions()) {
     frontend::Stream& stream = core->current_stream();
     const std::lock_guard<frontend::SpinLock> guard(stream.lock);

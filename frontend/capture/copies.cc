@@ -107,8 +107,9 @@ at::Tensor& upload_into(at::Tensor& self, const at::Tensor& source, bool non_blo
 
 void drop_fetched(void* context) { delete static_cast<session::Fetched*>(context); }
 
-// Before the first write to a fetched tensor: the node may hold the same bytes. Several threads of a parallel loop may come
-// here at once with one storage; whoever comes late finds nothing left to do.
+}  // namespace
+
+// Several threads of a parallel loop may come here at once with one storage; whoever comes late finds nothing left to do.
 void claim_fetched(c10::StorageImpl* storage) {
   static std::array<std::mutex, 16> locks;
   const std::lock_guard<std::mutex> guard(locks[(reinterpret_cast<uintptr_t>(storage) >> 6) % locks.size()]);
@@ -119,6 +120,10 @@ void claim_fetched(c10::StorageImpl* storage) {
   std::memcpy(own.mutable_get(), pointer.get(), storage->nbytes());
   storage->set_data_ptr_noswap(std::move(own));
 }
+
+bool is_fetched(const c10::StorageImpl& storage) { return storage.data_ptr().get_deleter() == &drop_fetched; }
+
+namespace {
 
 // Over the fetched memory; the tensor owns it.
 at::Tensor tensor_over(std::unique_ptr<session::Fetched> fetched, const at::Tensor& like) {

@@ -17,6 +17,11 @@ at::Tensor upload_copy(SessionCore& core, c10::Device device, const at::Tensor& 
 // The value of a remote tensor as a private CPU tensor; flushes and waits.
 at::Tensor fetch(const at::Tensor& remote, FlushReason reason = FlushReason::kValue);
 
+// Before the first write to a fetched tensor's storage: the node may hold the same bytes. Its materializer.
+void claim_fetched(c10::StorageImpl* storage);
+// Whether a CPU storage still lies where fetch() put it.
+bool is_fetched(const c10::StorageImpl& storage);
+
 // aten::copy_ where one side or both are remote.
 at::Tensor& copy_into(at::Tensor& self, const at::Tensor& source, bool non_blocking);
 

@@ -9,7 +9,9 @@
 #include <cstdlib>
 
 #include "datapath/base/log.h"
+#include "frontend/capture/context.h"
 #include "frontend/capture/fragment_builder.h"
+#include "frontend/capture/journal.h"
 #include "frontend/capture/registry.h"
 
 namespace genie::frontend {
@@ -146,6 +148,12 @@ Stream& SessionCore::current_stream() {
   auto& mine = tag->streams[static_cast<size_t>(first_device_)];
   // A session that was closed may have left its stream at our index.
   if (Stream* stream = mine.load(std::memory_order_acquire); stream != nullptr && stream->owner == this) return *stream;
+  Stream& stream = take_stream(mine);
+  if (const auto journal = thread_journal()) journal->attach(stream);
+  return stream;
+}
+
+Stream& SessionCore::take_stream(std::atomic<Stream*>& mine) {
   const std::lock_guard<std::mutex> guard(streams_mutex_);
   if (Stream* stream = mine.load(std::memory_order_acquire); stream != nullptr && stream->owner == this) return *stream;
   for (auto& stream : streams_) {
@@ -157,6 +165,16 @@ Stream& SessionCore::current_stream() {
   streams_.back()->begin_segment();
   mine.store(streams_.back().get(), std::memory_order_release);
   return *streams_.back();
+}
+
+std::vector<Stream*> thread_streams() {
+  std::vector<Stream*> out;
+  auto* tag = static_cast<StreamTag*>(c10::ThreadLocalDebugInfo::get(kTagKind));
+  if (tag == nullptr) return out;
+  for (const auto& stream : tag->streams) {
+    if (Stream* mine = stream.load(std::memory_order_acquire)) out.push_back(mine);
+  }
+  return out;
 }
 
 std::vector<Stream*> SessionCore::streams() {
@@ -317,6 +335,7 @@ class Flush {
 
   // The segment's storages are no longer pending; those that nobody holds are freed.
   void close_segment() {
+    if (stream_.journal != nullptr) stream_.journal->collect(stream_);
     const uint32_t number = stream_.open.number;
     for (const SlotEntry& slot : stream_.open.slots) {
       uint32_t expected = number;

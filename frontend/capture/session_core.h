@@ -68,6 +68,9 @@ void poison(StorageState& state, const std::shared_ptr<const Status>& why);
 void set_lazy(bool lazy);
 bool is_lazy();
 
+// The streams that the calling thread appends to, one per session that it used.
+std::vector<Stream*> thread_streams();
+
 class SessionCore {
  public:
   static Result<std::shared_ptr<SessionCore>> connect(std::string_view uri, const session::LinkOptions& options);
@@ -123,6 +126,7 @@ class SessionCore {
         limits_(limits),
         templates_(link_->node().templates_max, link_->node().template_bytes_max) {}
 
+  Stream& take_stream(std::atomic<Stream*>& mine);
   std::vector<uint64_t> take_frees();
   void reuse_generators(const std::vector<uint64_t>& freed);
   void fail_writes(InFlight& flight, const session::Outcome& outcome);

@@ -11,6 +11,7 @@ uint32_t next_segment_number() {
 
 void Stream::begin_segment() {
   open.clear();
+  journaled = 0;
   open.number = next_segment_number();
   open_number.store(open.number, std::memory_order_release);
 }

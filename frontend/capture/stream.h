@@ -21,6 +21,8 @@
 
 namespace genie::frontend {
 
+class Journal;
+
 class SpinLock {
  public:
   void lock() noexcept {
@@ -106,6 +108,8 @@ struct Stream {
   Segment last;                          // what was flushed last, for genie::graph(); its slots hold no references
   std::atomic<uint32_t> open_number{0};  // open.number, readable without the lock
   std::atomic<bool> abandoned{false};    // its thread ended; another may take it over
+  std::shared_ptr<Journal> journal;      // of the captures that its thread has open; null: none
+  uint32_t journaled = 0;                // how many of the open segment's records it has
   std::vector<PendingUpload> uploads;
   uint64_t upload_bytes = 0;
   // Written by who holds the lock, read by anybody.

@@ -7,6 +7,9 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <memory>
+#include <optional>
+
 namespace py = pybind11;
 
 namespace {
@@ -56,9 +59,22 @@ void add_graph(py::module_& module) {
       .def_readonly("depends_on", &genie::GraphNode::depends_on);
   py::class_<genie::Graph>(module, "Graph")
       .def_readonly("nodes", &genie::Graph::nodes)
+      .def_readonly("omitted", &genie::Graph::omitted)
       .def("to_dot", &genie::Graph::to_dot)
       .def("__str__", &genie::Graph::to_string)
       .def("__len__", [](const genie::Graph& graph) { return graph.nodes.size(); });
+}
+
+void add_capture(py::module_& module) {
+  py::class_<genie::Capture>(module, "Capture")
+      .def(py::init([](const std::optional<at::Device>& device) {
+             return device.has_value() ? std::make_unique<genie::Capture>(*device) : std::make_unique<genie::Capture>();
+           }),
+           py::arg("device") = py::none())
+      .def_property_readonly("device", &genie::Capture::device)
+      .def("graph", &genie::Capture::graph)
+      .def("end", &genie::Capture::end);
+  module.def("is_capturing", &genie::is_capturing);
 }
 
 void add_session(py::module_& module) {
@@ -113,6 +129,7 @@ PYBIND11_MODULE(genie_native, module) {
   py::register_exception<genie::Error>(module, "Error", PyExc_RuntimeError);
   add_stats(module);
   add_graph(module);
+  add_capture(module);
   add_session(module);
   add_tensors(module);
 }

@@ -23,10 +23,13 @@ struct Version {
 
 class Reader {
  public:
-  explicit Reader(const Segment& segment) : segment_(segment), versions_(segment.slots.size()) {}
+  Reader(const Segment& segment, size_t storage_count)
+      : segment_(segment), versions_(storage_count), numbers_(storage_count, -1) {}
 
-  Graph run() {
-    for (size_t i = 0; i < segment_.records.size(); ++i) read_record(static_cast<uint32_t>(i));
+  Graph run(size_t first, size_t last) {
+    for (size_t i = first; i < last; ++i) {
+      if (!segment_.records[i].op->bookkeeping) read_record(static_cast<uint32_t>(i));
+    }
     return std::move(graph_);
   }
 
@@ -34,7 +37,7 @@ class Reader {
   void read_record(uint32_t record) {
     const RecordEntry& entry = segment_.records[record];
     GraphNode node;
-    node.id = record;
+    node.id = static_cast<uint32_t>(graph_.nodes.size());
     node.op = entry.op->name;
     std::set<uint32_t> before;
     size_t params = entry.params;
@@ -45,15 +48,15 @@ class Reader {
       switch (wire::tag_of(word)) {
         case Tag::kTensor:
           node.inputs.push_back(value(payload, params, touch));
-          note_touch(record, segment_.touches[touch++], before);
+          note_touch(node.id, segment_.touches[touch++], before);
           params += count_params(payload);
           break;
         case Tag::kFresh:
           node.outputs.push_back(value(payload, params, touch));
-          note_touch(record, segment_.touches[touch++], before);
+          note_touch(node.id, segment_.touches[touch++], before);
           params += count_params(payload);
           break;
-        case Tag::kReported: note_touch(record, segment_.touches[touch++], before); break;
+        case Tag::kReported: note_touch(node.id, segment_.touches[touch++], before); break;
         case Tag::kScalarTensor:
           params += c10::isComplexType(static_cast<c10::ScalarType>(payload & 0xFFU)) ? 2 : 1;
           break;
@@ -75,38 +78,44 @@ class Reader {
     return rank * ((bits & TensorBits::kContiguous) != 0 ? 1 : 2) + ((bits & TensorBits::kZeroOffset) != 0 ? 0 : 1);
   }
 
-  GraphValue value(uint32_t bits, size_t params, uint32_t touch) const {
+  GraphValue value(uint32_t bits, size_t params, uint32_t touch) {
     GraphValue out;
     out.dtype = c10::toString(static_cast<c10::ScalarType>(bits & 0xFFU));
     const size_t rank = (bits >> TensorBits::kRankShift) & 0xFFU;
     const auto first = segment_.params.begin() + static_cast<std::ptrdiff_t>(params);
     out.sizes.assign(first, first + static_cast<std::ptrdiff_t>(rank));
-    out.storage = touch_slot(segment_.touches[touch]);
+    int64_t& number = numbers_[touch_slot(segment_.touches[touch])];
+    if (number < 0) number = storages_++;
+    out.storage = static_cast<uint32_t>(number);
     return out;
   }
 
-  void note_touch(uint32_t record, uint32_t touched, std::set<uint32_t>& before) {
+  void note_touch(uint32_t node, uint32_t touched, std::set<uint32_t>& before) {
     Version& version = versions_[touch_slot(touched)];
-    if (version.writer >= 0 && version.writer != record) before.insert(static_cast<uint32_t>(version.writer));
+    if (version.writer >= 0 && version.writer != node) before.insert(static_cast<uint32_t>(version.writer));
     if (touch_mode(touched) == Touch::kRead) {
-      version.readers.push_back(record);
+      version.readers.push_back(node);
       return;
     }
     for (const uint32_t reader : version.readers) {
-      if (reader != record) before.insert(reader);
+      if (reader != node) before.insert(reader);
     }
     version.readers.clear();
-    version.writer = record;
+    version.writer = node;
   }
 
   const Segment& segment_;
   std::vector<Version> versions_;
+  std::vector<int64_t> numbers_;  // of storages in the graph, in the order in which they appear
+  int64_t storages_ = 0;
   Graph graph_;
 };
 
 }  // namespace
 
-Graph graph_of(const Segment& segment) { return Reader(segment).run(); }
+Graph graph_of(const Segment& segment, size_t first, size_t last, size_t storage_count) {
+  return Reader(segment, storage_count).run(first, last);
+}
 
 }  // namespace genie::frontend
 

@@ -16,6 +16,7 @@
 #include <memory>
 #include <string>
 
+#include "genie/capture.h"
 #include "genie/graph.h"
 #include "genie/stats.h"
 #include "genie/status.h"
@@ -84,7 +85,8 @@ GENIE_API void set_lazy(bool lazy);
 GENIE_API bool is_lazy();
 // Sums over all sessions of the process.
 GENIE_API Stats stats();
-// The calling thread's captured graph: what is pending, or, when nothing is, what was sent last.
+// The capture that the calling thread finished last. When it has finished none: what the thread has pending, or, when nothing is,
+// what it sent last.
 GENIE_API Graph graph();
 
 }  // namespace genie

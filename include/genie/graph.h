@@ -25,6 +25,7 @@ struct GENIE_API GraphNode {
 
 struct GENIE_API Graph {
   std::vector<GraphNode> nodes;  // in program order
+  uint64_t omitted = 0;          // operators after the first 1,048,576 of a capture: counted, not kept
   // One line per node.
   std::string to_string() const;
   // For graphviz.

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy
 import pytest
@@ -274,3 +275,118 @@ def test_a_forked_child_is_told(device):
     answer = os.read(reader, 4096).decode()
     os.waitpid(child, 0)
     assert "fork" in answer
+
+
+# Last: from the first finished capture on, genie.graph() gives the latest.
+
+
+def test_a_capture_lifts_a_model_that_was_never_moved(session, device):
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    x, target = torch.randn(6, 4), torch.randint(2, (6,))
+
+    def step(net):
+        loss = torch.nn.functional.cross_entropy(net(x), target)
+        loss.backward()
+        return loss
+
+    eager = copy.deepcopy(model)
+    expected = step(eager)
+    with genie.capture() as captured:
+        assert genie.is_capturing()
+        loss = step(model)
+    assert not genie.is_capturing()
+    assert loss.device == device and torch.equal(loss.cpu(), expected)
+    for (name, mine), other in zip(model.named_parameters(), eager.parameters()):
+        assert mine.grad.device.type == "cpu" and torch.equal(mine.grad, other.grad), name
+    for (name, mine), other in zip(model.named_buffers(), eager.buffers()):
+        assert mine.device.type == "cpu" and torch.equal(mine, other), name
+    ops = [node.op for node in captured.graph().nodes]
+    assert ops.count("aten::relu") == 1 and len(genie.graph()) == len(ops) == len(genie.get_graph())
+    assert captured.graph().omitted == 0
+
+
+def test_factories_in_a_capture(device):
+    array = numpy.arange(3.0, dtype=numpy.float32)
+    with genie.capture():
+        made = {
+            "ones": torch.ones(3),
+            "tensor": torch.tensor([1.0, 2.0, 3.0]),
+            "as_tensor": torch.as_tensor([1.0, 2.0, 3.0]),
+            "normal": torch.normal(0.0, 1.0, (3,)),
+            "randperm": torch.randperm(3),
+            "like": torch.ones_like(torch.ones(3, device="cpu")),
+            "randint_like": torch.randint_like(torch.ones(3, device="cpu"), 5),
+            "new": torch.ones(3, device="cpu").new_zeros(3),
+            "numpy": torch.from_numpy(array) + 0,
+        }
+        for explicit in (
+            torch.tensor([1.0], device="cpu"),
+            torch.ones(2, device="cpu"),
+            torch.zeros_like(array_tensor := torch.from_numpy(array), device="cpu"),
+            array_tensor,
+            torch.randn(2, generator=torch.Generator()),
+            torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.int64, device="cpu"), [1.0], (2,)),
+        ):
+            assert explicit.device.type == "cpu"
+        with torch.device("cpu"):
+            assert torch.ones(2).device.type == "cpu"
+        assert torch.ones(2).device == device
+        array[0] = 5
+        assert (torch.from_numpy(array) * 2).cpu().tolist() == [10, 2, 4]
+    for name, value in made.items():
+        assert value.device == device, name
+    assert made["numpy"].cpu().tolist() == [0, 1, 2]
+    assert made["randperm"].cpu().sort().values.tolist() == [0, 1, 2]
+    assert torch.ones(1).device.type == "cpu" and torch.tensor([1.0]).device.type == "cpu"
+
+
+def test_captures_nest_and_end_with_errors(device):
+    weight = torch.full((2, 2), 2.0)
+    with pytest.raises(ZeroDivisionError), genie.capture() as outer:
+        weight.exp()
+        with genie.capture(device) as inner:
+            weight.neg().cpu()
+            assert [node.op for node in inner.graph().nodes] == ["aten::neg"]
+        weight.sin()
+        1 / 0
+    assert not genie.is_capturing()
+    assert [node.op for node in outer.graph().nodes] == ["aten::exp", "aten::neg", "aten::sin"]
+    with pytest.raises(RuntimeError, match="entered before"), outer:
+        pass
+    with pytest.raises(RuntimeError, match="two devices"):
+        weight + torch.ones(2, 2, device=device)
+
+
+def test_optimizers_and_writes_from_python_in_a_capture(device):
+    torch.manual_seed(2)
+    model = torch.nn.Linear(3, 2)
+    eager = copy.deepcopy(model)
+    x = torch.randn(5, 3)
+
+    def train(net):
+        for kind in (torch.optim.SGD, torch.optim.AdamW):
+            optimizer = kind(net.parameters(), lr=0.1)
+            for _ in range(2):
+                optimizer.zero_grad()
+                net(x).pow(2).mean().backward()
+                optimizer.step()
+        net.weight.data.clamp_(max=0.3)
+        net.weight.detach().numpy()[0, 0] = 0.25
+        return net(x)
+
+    expected = train(eager)
+    with genie.capture():
+        y = train(model)
+    assert torch.equal(y.cpu(), expected)
+    assert torch.equal(model.weight, eager.weight)
+    print(model.weight)
+
+
+def test_threads_of_a_capturing_program(device):
+    seen = []
+    with genie.capture():
+        thread = threading.Thread(target=lambda: seen.append((genie.is_capturing(), torch.ones(1).device.type)))
+        thread.start()
+        thread.join()
+    assert seen == [(False, "cpu")]

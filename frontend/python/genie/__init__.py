@@ -21,6 +21,7 @@ from genie_native import (
     connect,
     describe,
     graph,
+    is_capturing,
     is_lazy,
     is_materialized,
     is_remote,
@@ -31,6 +32,7 @@ from genie_native import (
 )
 
 from . import _device
+from ._capture import capture
 
 _device.register()
 
@@ -63,10 +65,12 @@ __all__ = [
     "Session",
     "Stats",
     "UnsupportedOperationError",
+    "capture",
     "connect",
     "describe",
     "get_graph",
     "graph",
+    "is_capturing",
     "is_lazy",
     "is_materialized",
     "is_remote",

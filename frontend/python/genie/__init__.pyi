@@ -48,6 +48,7 @@ class GraphNode:
 
 class Graph:
     nodes: list[GraphNode]
+    omitted: int
     def to_dot(self) -> str: ...
     def __len__(self) -> int: ...
 
@@ -101,7 +102,28 @@ def set_lazy(lazy: bool) -> None:
 def is_lazy() -> bool: ...
 def stats() -> Stats: ...
 def graph() -> Graph:
-    """The calling thread's captured graph: what is pending, else what was sent last."""
+    """The capture that the thread finished last; when there is none, what is pending, else what was sent last."""
+
+class capture:
+    """Context manager: within it, what this thread computes is captured for the remote device, also where the program never
+    names that device.
+
+    Factories without a device make remote tensors, CPU operands are lifted (a model that was never moved works: its parameters
+    travel once per version), and gradients reach CPU leaves. Views and copies of CPU tensors, and in-place operators among CPU
+    tensors, stay on the CPU; a result that is written into a CPU tensor is there when the call returns. genie/capture.h says
+    all of it.
+    """
+
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        """device: that of a session, session.device(); by default the enclosing capture's, else the current one."""
+
+    def __enter__(self) -> capture: ...
+    def __exit__(self, *error: Any) -> None: ...
+    def graph(self) -> Graph:
+        """Exactly the operators issued in the scope (so far), in program order, inner captures' among them."""
+
+def is_capturing() -> bool:
+    """Whether the calling thread has a capture open."""
 
 get_graph = graph
 MaterializationError = Error

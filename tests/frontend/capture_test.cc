@@ -1,0 +1,501 @@
+// The context style: genie::Capture. Every program also runs without one, on the CPU, and must give the same numbers.
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <functional>
+#include <thread>
+
+#include "tests/frontend/session_fixture.h"
+
+namespace genie::test {
+namespace {
+
+using torch::Tensor;
+
+class Context : public SessionTest {
+ protected:
+  void SetUp() override {
+    torch::set_num_threads(1);
+    start({"--threads", "1"});
+  }
+  // Numbers are made with this seed on either side.
+  static void seed() { torch::manual_seed(5); }
+  void expect_captured(const std::function<Tensor()>& make) {
+    seed();
+    const Tensor expected = make();
+    seed();
+    Tensor made;
+    {
+      const Capture capture;
+      made = make();
+    }
+    ASSERT_EQ(made.device(), device());
+    EXPECT_EQ(made.sizes(), expected.sizes());
+    EXPECT_EQ(made.dtype(), expected.dtype());
+    EXPECT_TRUE(torch::equal(made.cpu(), expected)) << made.cpu() << expected;
+  }
+};
+
+TEST_F(Context, FactoriesWithoutADeviceAreCaptured) {
+  const auto like = torch::ones({2, 3});
+  expect_captured([] { return torch::ones({2, 3}); });
+  expect_captured([] { return torch::zeros({2, 3}, torch::kLong); });
+  expect_captured([] { return torch::full({2}, 7.5); });
+  expect_captured([] { return torch::eye(3); });
+  expect_captured([] { return torch::arange(7); });
+  expect_captured([] { return torch::linspace(0, 1, 5); });
+  expect_captured([] { return torch::scalar_tensor(3.5); });
+  expect_captured([] { return torch::hann_window(6); });
+  expect_captured([] { return torch::tril_indices(3, 3); });
+  expect_captured([] { return torch::rand({4}); });
+  expect_captured([] { return torch::randn({4, 4}); });
+  expect_captured([] { return torch::randint(10, {6}); });
+  expect_captured([] { return torch::randperm(9); });
+  expect_captured([] { return torch::normal(1.0, 2.0, {5}); });
+  expect_captured([] { return at::normal(torch::zeros({4}), torch::ones({4})); });
+  expect_captured([] { return torch::tensor({1.0, 2.5}); });
+  expect_captured([] { return torch::tensor({{1, 2}, {3, 4}}); });
+  expect_captured([] { return torch::tensor(4.0F); });
+  expect_captured([&] { return torch::zeros_like(like); });
+  expect_captured([&] { return torch::full_like(like, 3); });
+  expect_captured([&] { return torch::randn_like(like); });
+  expect_captured([&] { return like.new_ones({4}); });
+}
+
+TEST_F(Context, WhatNamesTheCpuStaysThere) {
+  const auto cpu = torch::ones({3});
+  auto generator = at::make_generator<at::CPUGeneratorImpl>(3);
+  const Capture capture;
+  EXPECT_TRUE(torch::ones({2}, torch::kCPU).device().is_cpu());
+  EXPECT_TRUE(torch::empty({2}, torch::kCPU).to(torch::kCPU).device().is_cpu());
+  EXPECT_TRUE(torch::randn({2}, torch::TensorOptions(torch::kCPU)).device().is_cpu());
+  EXPECT_TRUE(torch::randperm(4, generator).device().is_cpu());
+  EXPECT_TRUE(torch::bernoulli(cpu, generator).device().is_cpu());
+  EXPECT_TRUE(torch::zeros_like(cpu, torch::kCPU).device().is_cpu());
+  EXPECT_TRUE(torch::sparse_coo_tensor(cpu.to(torch::kLong).view({1, 3}), cpu).device().is_cpu());
+  EXPECT_TRUE(cpu.view({1, 3}).clone().to(torch::kDouble).device().is_cpu()) << "views and copies stay";
+  EXPECT_TRUE(is_remote(torch::ones({2}, device()))) << "a device that is named";
+  std::array<float, 3> memory{1, 2, 3};
+  const auto blob = torch::from_blob(memory.data(), {3});
+  EXPECT_EQ(blob.data_ptr(), memory.data());
+  const auto doubled = blob * 2;
+  EXPECT_EQ(doubled.device(), device());
+  memory[0] = 10;
+  EXPECT_EQ((blob * 2).cpu()[0].item<float>(), 20.0F) << "the program's memory is read at each use";
+  EXPECT_EQ(doubled.cpu()[0].item<float>(), 2.0F) << "and what was read stays";
+}
+
+TEST_F(Context, NothingIsCapturedOutside) {
+  {
+    const Capture outer;
+    EXPECT_TRUE(is_capturing());
+    { const Capture inner; }
+    EXPECT_TRUE(is_capturing());
+    EXPECT_TRUE(is_remote(torch::ones({1})));
+    std::thread([] {
+      EXPECT_FALSE(is_capturing());
+      EXPECT_FALSE(is_remote(torch::ones({1})));
+    }).join();
+  }
+  EXPECT_FALSE(is_capturing());
+  EXPECT_FALSE(is_remote(torch::ones({1})));
+  EXPECT_FALSE(is_remote(torch::ones({1}) + 1));
+  try {
+    const Capture capture;
+    throw std::runtime_error("out of the scope");
+  } catch (const std::runtime_error&) {
+    EXPECT_FALSE(is_capturing());
+  }
+  auto first = std::make_unique<Capture>();
+  auto second = std::make_unique<Capture>();
+  first.reset();  // in the wrong order
+  EXPECT_TRUE(is_capturing());
+  second.reset();
+  EXPECT_FALSE(is_capturing());
+  auto moved = std::make_unique<Capture>();
+  std::thread([&moved] { moved.reset(); }).join();
+  EXPECT_FALSE(is_capturing()) << "ended by another thread";
+  EXPECT_FALSE(is_remote(torch::ones({1})));
+  EXPECT_THROW(Capture(torch::kCPU), c10::Error);
+}
+
+TEST_F(Context, OutsideTwoDevicesFollowPyTorchsRules) {
+  const auto cpu = torch::ones({3});
+  const auto remote = torch::ones({3}, device());
+  EXPECT_THROW((void)(remote + cpu), c10::Error);
+  EXPECT_THROW((void)torch::mm(remote.view({1, 3}), cpu.view({3, 1})), c10::Error);
+  EXPECT_THROW((void)(cpu + remote), c10::Error);
+  try {
+    (void)(remote + cpu);
+  } catch (const c10::Error& error) {
+    EXPECT_NE(std::string(error.what()).find("Expected all tensors to be on the same device"), std::string::npos);
+  }
+  EXPECT_TRUE(torch::equal((remote + torch::tensor(2.0F)).cpu(), torch::full({3}, 3.0F))) << "numbers mix";
+  EXPECT_TRUE(torch::equal((torch::tensor(2.0F) * remote).cpu(), torch::full({3}, 2.0F)));
+  const Capture capture;
+  EXPECT_TRUE(torch::equal((remote + cpu).cpu(), torch::full({3}, 2.0F, torch::kCPU)));
+}
+
+TEST_F(Context, AModelThatWasNeverMovedWorksAndTravelsOnce) {
+  torch::nn::Sequential model(torch::nn::Linear(64, 128), torch::nn::ReLU(), torch::nn::Linear(128, 8));
+  const auto x = torch::randn({4, 64});
+  const torch::NoGradGuard no_grad;
+  const auto expected = model->forward(x);
+  const auto forward = [&] {
+    const Capture capture;
+    const auto y = model->forward(x);
+    EXPECT_EQ(y.device(), device());
+    return y.cpu();
+  };
+  genie::synchronize();
+  const auto begin = session->stats();
+  EXPECT_TRUE(torch::equal(forward(), expected));
+  const auto first = session->stats();
+  EXPECT_EQ(first.uploads - begin.uploads, 5U) << "four parameters and the input";
+  EXPECT_EQ(first.flushes - begin.flushes, 1U);
+  EXPECT_TRUE(torch::equal(forward(), expected));
+  const auto second = session->stats();
+  EXPECT_EQ(second.uploads, first.uploads) << "nothing changed";
+  EXPECT_EQ(second.templates_registered, first.templates_registered);
+  model->parameters()[0].mul_(2);
+  EXPECT_TRUE(torch::equal(forward(), model->forward(x)));
+  EXPECT_EQ(session->stats().uploads, second.uploads + 1) << "its version moved";
+}
+
+// However the program writes, the next use sees it.
+TEST_F(Context, WritesAreSeen) {
+  auto weight = torch::ones({300});
+  const auto sum = [&] {
+    const Capture capture;
+    return weight.sum().item<float>();
+  };
+  EXPECT_EQ(sum(), 300.0F);
+  weight.add_(1);
+  EXPECT_EQ(sum(), 600.0F) << "in place";
+  weight.set_data(torch::full({300}, 3.0F));
+  EXPECT_EQ(sum(), 900.0F) << "other memory";
+  weight.variable_data().fill_(4);
+  EXPECT_EQ(sum(), 1200.0F) << "by .data, which has a version of its own";
+  weight.data_ptr<float>()[0] = 104;
+  EXPECT_EQ(sum(), 1300.0F) << "by its address";
+  weight.accessor<float, 1>()[0] = 204;
+  EXPECT_EQ(sum(), 1400.0F);
+  weight.slice(0, 0, 1).zero_();
+  EXPECT_EQ(sum(), 1196.0F) << "by a view";
+  weight.resize_({301}).fill_(1);
+  EXPECT_EQ(sum(), 301.0F) << "another size";
+  {
+    const Capture capture;
+    EXPECT_EQ(weight.sum().item<float>(), 301.0F);
+    weight.mul_(2);
+    EXPECT_EQ(weight.sum().item<float>(), 602.0F) << "within a capture";
+  }
+}
+
+// What was fetched may be an operand again; its bytes stay the program's own.
+TEST_F(Context, FetchedTensorsAreLiftedToo) {
+  const auto remote = torch::arange(4096, torch::TensorOptions(torch::kFloat).device(device()));
+  auto fetched = remote.cpu();
+  const auto sum = [&] {
+    const Capture capture;
+    return fetched.sum().item<float>();
+  };
+  const float expected = 4095.0F * 2048.0F;
+  EXPECT_EQ(sum(), expected);
+  const auto before = session->stats().uploads;
+  EXPECT_EQ(sum(), expected);
+  EXPECT_EQ(session->stats().uploads, before) << "sent once";
+  fetched.data_ptr<float>()[0] = 1000;
+  EXPECT_EQ(sum(), expected + 1000);
+  EXPECT_EQ(remote[0].item<float>(), 0.0F) << "the node's value is not touched";
+}
+
+TEST_F(Context, DeadStoragesAreForgotten) {
+  const auto bytes_on_node = [&] { return session->stats().upload_bytes; };
+  for (int i = 0; i < 20; ++i) {
+    const auto fresh = torch::full({1000}, static_cast<float>(i));  // likely where the one before lay
+    const Capture capture;
+    EXPECT_EQ(fresh.mean().item<float>(), static_cast<float>(i));
+  }
+  EXPECT_GE(bytes_on_node(), 20U * 4000U);
+  auto tensor = torch::ones({1000});
+  const auto weak = tensor.storage().getWeakStorageImpl();
+  {
+    const Capture capture;
+    EXPECT_EQ(tensor.sum().item<float>(), 1000.0F);
+  }
+  tensor.reset();
+  EXPECT_TRUE(weak.expired()) << "the cache keeps nothing alive";
+}
+
+TEST_F(Context, APartOfALargeStorageTravelsAlone) {
+  const auto data = torch::randn({4096, 1024});
+  const auto before = session->stats().upload_bytes;
+  const Capture capture;
+  EXPECT_TRUE(torch::equal((data.slice(0, 8, 16) + 1).cpu(), data.slice(0, 8, 16).clone().add_(1)));
+  EXPECT_LT(session->stats().upload_bytes - before, uint64_t{1} << 20);
+  const auto picked = data.t().slice(0, 3, 5);  // with gaps
+  EXPECT_TRUE(torch::equal((picked * 2).cpu(), picked.clone().mul_(2)));
+}
+
+TEST_F(Context, GeometriesOfLiftedTensorsHold) {
+  const auto base = torch::randn({6, 8}, torch::kComplexFloat);
+  const std::vector<Tensor> views = {base,
+                                     base.t(),
+                                     base.conj(),
+                                     torch::imag(base.conj()),
+                                     base.slice(1, 1, 8, 3),
+                                     base[2],
+                                     base.select(1, 4),
+                                     torch::view_as_real(base).select(2, 1)};
+  for (const Tensor& view : views) {
+    const auto expected = view + view;
+    const Capture capture;
+    EXPECT_TRUE(torch::equal((view + view).cpu(), expected));
+  }
+  const auto empty = torch::empty({0, 3});
+  const Capture capture;
+  EXPECT_EQ((empty + empty).cpu().sizes(), empty.sizes());
+}
+
+// A forward and backward pass of a module that lives on the CPU.
+TEST_F(Context, GradientsReachCpuLeaves) {
+  torch::manual_seed(3);
+  torch::nn::Linear in(6, 5);
+  torch::nn::Linear recurrent(5, 5);
+  torch::nn::ModuleList model(in, recurrent);
+  const auto x = torch::randn({4, 2, 6});
+  const auto run = [&] {
+    model->zero_grad();
+    auto input = x.clone().requires_grad_();
+    auto hidden = torch::zeros({2, 5});
+    for (int64_t i = 0; i < 4; ++i)
+      hidden = torch::tanh(in(input[i]) + recurrent(hidden));  // each weight is used 4 times
+    hidden.pow(2).sum().backward();
+    std::vector<Tensor> grads{input.grad()};
+    for (const Tensor& parameter : model->parameters()) grads.push_back(parameter.grad().clone());
+    return grads;
+  };
+  const auto expected = run();
+  genie::synchronize();
+  const auto before = session->stats();
+  std::vector<Tensor> grads;
+  {
+    const Capture capture;
+    grads = run();
+  }
+  const auto after = session->stats();
+  for (size_t i = 0; i < grads.size(); ++i) {
+    ASSERT_TRUE(grads[i].device().is_cpu());
+    EXPECT_TRUE(torch::equal(grads[i], expected[i])) << i;
+  }
+  EXPECT_EQ(after.flushes - before.flushes, 1U) << "all gradients are captured before the first is fetched";
+}
+
+// All kinds of views of a leaf, each used several times.
+TEST_F(Context, GradientsThroughViewsReachCpuLeaves) {
+  const auto start = torch::randn({4, 6});
+  const auto run = [&] {
+    auto w = start.clone().requires_grad_();
+    auto x = torch::full({4, 4}, 0.25F, torch::kCPU);
+    for (int i = 0; i < 3; ++i) {
+      x = torch::tanh(x.mm(w).mm(w.t()) + w.slice(1, 1, 5) * w.narrow(1, 2, 4) + w[i].view({6, 1}).slice(0, 0, 4) +
+                      w.view({2, 12}).slice(1, 0, 4).slice(0, 1, 2) + w.select(1, i).expand({4, 4}));
+    }
+    const auto chunks = w.chunk(2);
+    (x.sum() + (chunks[0] * chunks[1]).sum() + w.diagonal().sum()).backward();
+    return w.grad();
+  };
+  const auto expected = run();
+  const Capture capture;
+  const auto grad = run();
+  ASSERT_TRUE(grad.device().is_cpu());
+  EXPECT_TRUE(torch::allclose(grad, expected, 1e-5, 1e-6));
+  EXPECT_EQ(grad.strides(), expected.strides());
+}
+
+TEST_F(Context, BackwardMayBeCalledOutside) {
+  auto w = torch::ones({3}, torch::requires_grad());
+  Tensor loss;
+  {
+    const Capture capture;
+    loss = (w * torch::arange(3)).sum();
+  }
+  loss.backward();
+  EXPECT_TRUE(torch::equal(w.grad(), torch::arange(3).to(torch::kFloat)));
+  {
+    const Capture capture;
+    auto more = (w * w).sum();
+    more.backward();
+  }
+  EXPECT_TRUE(torch::equal(w.grad(), torch::arange(3) + 2.0F)) << "gradients accumulate";
+}
+
+TEST_F(Context, SecondDerivativesReachCpuLeaves) {
+  const auto run = [] {
+    auto x = torch::full({4}, 1.5F, torch::TensorOptions(torch::kCPU).requires_grad(true));
+    const auto y = (x.pow(3) * 2).sum();
+    const auto first = torch::autograd::grad({y}, {x}, {}, true, true)[0];
+    EXPECT_TRUE(first.device().is_cpu());
+    return torch::autograd::grad({(first * first).sum()}, {x})[0];
+  };
+  const auto expected = run();
+  const Capture capture;
+  EXPECT_TRUE(torch::equal(run(), expected));
+}
+
+template <class Optimizer, class Options>
+std::vector<Tensor> train(const Options& options, bool captured) {
+  torch::manual_seed(9);
+  torch::nn::Sequential model(torch::nn::Conv2d(1, 4, 3), torch::nn::BatchNorm2d(4), torch::nn::ReLU(),
+                              torch::nn::Flatten(), torch::nn::Linear(4 * 36, 3));
+  Optimizer optimizer(model->parameters(), options);
+  const auto x = torch::randn({5, 1, 8, 8});
+  const auto target = torch::tensor({0, 1, 2, 1, 0});
+  for (int step = 0; step < 3; ++step) {
+    std::optional<Capture> capture;
+    if (captured) capture.emplace();
+    optimizer.zero_grad();
+    torch::nn::functional::cross_entropy(model->forward(x), target).backward();
+    torch::nn::utils::clip_grad_norm_(model->parameters(), 0.5);
+    optimizer.step();
+  }
+  std::vector<Tensor> out = model->parameters();
+  for (const Tensor& buffer : model->buffers()) out.push_back(buffer);
+  return out;
+}
+
+// The whole step within captures: optimizers and batch norms write into CPU tensors.
+TEST_F(Context, TrainingANeverMovedModelEqualsEager) {
+  const auto compare = [](const std::vector<Tensor>& captured, const std::vector<Tensor>& eager) {
+    ASSERT_EQ(captured.size(), eager.size());
+    for (size_t i = 0; i < eager.size(); ++i) {
+      ASSERT_TRUE(captured[i].device().is_cpu()) << i;
+      EXPECT_TRUE(torch::equal(captured[i], eager[i])) << i;
+    }
+  };
+  const auto sgd = torch::optim::SGDOptions(0.1).momentum(0.9).weight_decay(0.01);
+  compare(train<torch::optim::SGD>(sgd, true), train<torch::optim::SGD>(sgd, false));
+  const auto adam = torch::optim::AdamOptions(0.01);
+  compare(train<torch::optim::Adam>(adam, true), train<torch::optim::Adam>(adam, false));
+}
+
+TEST_F(Context, WritesIntoCpuTensorsAreThereAtOnce) {
+  auto buffer = torch::ones({3});
+  auto out = torch::empty({0});
+  const auto expected = torch::arange(3, torch::kFloat);
+  const Capture capture;
+  const auto remote = torch::arange(3, torch::kFloat);
+  auto& same = buffer.add_(remote);
+  EXPECT_TRUE(same.is_same(buffer));
+  EXPECT_EQ(buffer.data_ptr<float>()[2], 3.0F);
+  buffer.slice(0, 0, 1).mul_(remote[2]);
+  EXPECT_EQ(buffer.data_ptr<float>()[0], 2.0F);
+  torch::add_out(out, remote, remote);
+  ASSERT_EQ(out.sizes(), expected.sizes());
+  EXPECT_EQ(out.data_ptr<float>()[1], 2.0F);
+  buffer.copy_(remote);
+  EXPECT_EQ(buffer.data_ptr<float>()[2], 2.0F);
+  auto leaf = torch::ones({3}, torch::TensorOptions(torch::kCPU).requires_grad(true));
+  EXPECT_THROW(leaf.add_(remote), c10::Error) << "PyTorch's rule for leaves";
+  auto on_cpu = leaf.clone();
+  on_cpu.mul_(remote);
+  on_cpu.sum().backward();
+  EXPECT_TRUE(leaf.grad().device().is_cpu());
+  EXPECT_EQ(leaf.grad().data_ptr<float>()[2], 2.0F);
+}
+
+TEST_F(Context, OperandsThatAreHandedOnAreThePrograms) {
+  const auto x = torch::randn({3, 4});
+  const Capture capture;
+  EXPECT_TRUE(torch::dropout(x, 0.5, /*train=*/false).is_same(x));
+  auto twice = torch::broadcast_tensors({x, torch::ones({3, 4}, torch::kCPU)});
+  twice[0].zero_();
+  EXPECT_EQ(x.data_ptr<float>()[0], 0.0F) << "a view writes through";
+  EXPECT_EQ(x.sum().item<float>(), 0.0F);
+}
+
+TEST_F(Context, GraphsHoldTheirScope) {
+  const auto names = [](const Graph& graph) {
+    std::vector<std::string> out;
+    for (const GraphNode& node : graph.nodes) out.push_back(node.op);
+    return out;
+  };
+  using Names = std::vector<std::string>;
+  const auto w = torch::ones({2, 2});
+  const auto before = torch::ones({2, 2}, device()) * 3;
+  Capture outer;
+  const auto a = w.exp();
+  EXPECT_EQ(names(outer.graph()), Names({"aten::exp"}));
+  { const auto dead = a.log(); }
+  (void)a.cpu();  // flushes, and prunes log
+  Graph inside;
+  {
+    const Capture inner;
+    const auto b = a.add(before);
+    (void)b.sum().item<float>();
+    const auto c = b.add_(w).neg();
+    inside = inner.graph();
+    EXPECT_EQ(names(inside), Names({"aten::add.Tensor", "aten::sum", "aten::add_.Tensor", "aten::neg"}));
+  }
+  EXPECT_EQ(names(genie::graph()), names(inside)) << "the latest finished one";
+  const auto d = a.sqrt();
+  outer.end();
+  const auto later = a.sin();
+  EXPECT_EQ(names(outer.graph()), Names({"aten::exp", "aten::log", "aten::add.Tensor", "aten::sum", "aten::add_.Tensor",
+                                         "aten::neg", "aten::sqrt"}));
+  EXPECT_EQ(names(genie::graph()), names(outer.graph()));
+  EXPECT_EQ(inside.nodes[2].depends_on, (std::vector<uint32_t>{0, 1})) << "edges cross flushes";
+  EXPECT_EQ(inside.nodes[0].inputs[0].storage, 0U);
+  EXPECT_EQ(outer.graph().omitted, 0U);
+  EXPECT_NE(inside.to_dot().find("aten::neg"), std::string::npos);
+}
+
+TEST_F(Context, BackwardBelongsToTheGraph) {
+  auto w = torch::ones({2, 2}, torch::requires_grad());
+  Capture capture;
+  w.mm(w).sum().backward();
+  size_t mms = 0;
+  for (const GraphNode& node : capture.graph().nodes) mms += node.op == "aten::mm" ? 1 : 0;
+  EXPECT_EQ(mms, 3U) << capture.graph().to_string();
+}
+
+TEST_F(Context, ThreadsCaptureForThemselves) {
+  const auto w = torch::randn({16, 16});
+  const auto expected = w.mm(w).cpu();
+  std::vector<std::thread> threads;
+  std::atomic<int> right = 0;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (int step = 0; step < 20; ++step) {
+        const Capture capture;
+        const auto y = w.mm(w);
+        if (torch::equal(y.cpu(), expected) && capture.graph().nodes.size() == 1) ++right;
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(right, 80);
+}
+
+TEST_F(Context, SecondSessionsDevice) {
+  const Session other = Session::connect("embedded:");
+  const auto w = torch::ones({4});
+  Tensor first;
+  Tensor second;
+  {
+    const Capture capture;
+    first = w + 1;
+    const Capture there(other.device());
+    second = w + 2;
+    {
+      const Capture nested;
+      EXPECT_EQ(torch::ones({1}).device(), other.device());
+    }
+  }
+  EXPECT_EQ(first.device(), device());
+  EXPECT_EQ(second.device(), other.device());
+  EXPECT_TRUE(torch::equal(first.cpu() + 1, second.cpu()));
+}
+
+}  // namespace
+}  // namespace genie::test
