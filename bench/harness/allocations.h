@@ -1,7 +1,7 @@
 // Counting heap allocations of one thread.
 //
 // Purpose: "no allocation per operation" as a number. allocations.cc replaces malloc and its family for the whole
-//   program, so libraries are counted too; it is linked into genie-bench only.
+//   program, so libraries are counted too; it is linked into genie-bench and a peer that it starts only.
 // Thread-safety: each thread has its own counts.
 #pragma once
 
