@@ -66,7 +66,10 @@ ContextWay way_of(const c10::FunctionSchema& schema, std::string_view full, std:
   if (full == "aten::to" && schema.overload_name() == "dtype_layout") return ContextWay::kTo;
   const bool foreign =
       std::ranges::any_of(kForeign, [full](std::string_view space) { return full.starts_with(space); });
-  if (foreign || is_view(schema) || contains(kStaying, name) || name.find("sparse_") != std::string_view::npos) {
+  const bool reads_memory =
+      name.starts_with("fbgemm_") || name.starts_with("_sobol_") || name == "_pad_packed_sequence";
+  if (foreign || reads_memory || is_view(schema) || contains(kStaying, name) ||
+      name.find("sparse_") != std::string_view::npos) {
     return ContextWay::kStays;
   }
   return ContextWay::kLifted;
@@ -91,8 +94,10 @@ OpContext read(const c10::OperatorHandle& op) {
     writes = writes || out.writes.back();
   }
   out.out_variant = writes && schema.overload_name().find("out") != std::string::npos;
-  out.lifts_alone = !writes && full.starts_with("aten::") && returns_tensors(schema) &&
-                    executor::refusal(schema.operator_name()).empty();
+  // Nodes refuse compositions as a whole; their pieces are what is captured.
+  const bool node_runs_it = op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) ||
+                            executor::refusal(schema.operator_name()).empty();
+  out.lifts_alone = !writes && full.starts_with("aten::") && returns_tensors(schema) && node_runs_it;
   out.fills_tensor = full == "aten::select" || full == "aten::fill_";
   out.arguments = schema.arguments().data();
   return out;

@@ -404,6 +404,43 @@ TEST_F(Context, WritesIntoCpuTensorsAreThereAtOnce) {
   EXPECT_EQ(leaf.grad().data_ptr<float>()[2], 2.0F);
 }
 
+// Operators that PyTorch composes of others, with nothing but CPU operands.
+TEST_F(Context, CompositionsAreCaptured) {
+  const auto x = torch::randn({3, 5, 4});
+  const auto y = torch::randn({3, 4, 2});
+  const std::vector<std::function<Tensor()>> programs = {
+      [&] { return torch::matmul(x, y); },
+      [&] {
+        return torch::einsum("bij,bjk->bik", {x, y});
+      },
+      [&] { return torch::batch_norm(x, {}, {}, {}, {}, true, 0.1, 1e-5, false); },
+      [&] { return torch::layer_norm(x, {4}); },
+      [&] { return torch::softmax(x, 1); },
+      [&] { return torch::scaled_dot_product_attention(x, x, x); },
+      [&] { return torch::where(x > 0, x, 0); },
+      [&] {
+        return torch::cat({x, x}, 1);
+      },
+      [&] {
+        return torch::index_select(x, 1, torch::tensor({2, 0}));
+      },
+      [&] {
+        return x.index({torch::tensor({2, 0})});
+      },
+      [&] { return torch::nn::functional::gelu(x); },
+      [&] {
+        return torch::stack({x, x});
+      },
+  };
+  for (size_t i = 0; i < programs.size(); ++i) {
+    const auto expected = programs[i]();
+    const Capture capture;
+    const auto made = programs[i]();
+    EXPECT_EQ(made.device(), device()) << "program " << i;
+    EXPECT_TRUE(torch::equal(made.cpu(), expected)) << "program " << i;
+  }
+}
+
 TEST_F(Context, OperandsThatAreHandedOnAreThePrograms) {
   const auto x = torch::randn({3, 4});
   const Capture capture;
