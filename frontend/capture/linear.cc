@@ -27,6 +27,20 @@ at::Tensor record_linear(const at::Tensor& input, const at::Tensor& weight, cons
   return typed::Kernel<at::_ops::linear>::call(input, weight, bias);
 }
 
+// The CPU multiplies an input with gaps in another way, to other bits, when the weight is one that learns, also where no
+// gradient is recorded. The node does not know which weights learn.
+bool goes_by_pieces(const at::Tensor& input, const at::Tensor& weight) {
+  return input.dim() > 2 && weight.defined() && weight.requires_grad() && !input.is_contiguous();
+}
+
+// Where autograd has nothing to say: in inference mode.
+at::Tensor linear_without_autograd(const at::Tensor& input, const at::Tensor& weight,
+                                   const std::optional<at::Tensor>& bias) {
+  if (goes_by_pieces(input, weight)) [[unlikely]]
+    return at::native::linear(input, weight, bias);
+  return record_linear(input, weight, bias);
+}
+
 // As autograd's formulas for mm ask it: such a factor gets its gradient in its own layout.
 bool is_column_major(at::IntArrayRef sizes, at::IntArrayRef strides) {
   return strides[0] == 1 && strides[1] == sizes[0];
@@ -93,6 +107,7 @@ at::Tensor linear_with_autograd(const at::Tensor& input, const at::Tensor& weigh
   if (has_forward_grad(input) || has_forward_grad(weight) || has_forward_grad(offset)) {
     return at::native::linear(input, weight, bias);
   }
+  if (goes_by_pieces(input, weight)) return at::native::linear(input, weight, bias);
   if (!at::GradMode::is_enabled() || !(wants_gradient(input) || wants_gradient(weight) || wants_gradient(offset))) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     return record_linear(input, weight, bias);
@@ -110,6 +125,7 @@ at::Tensor linear_with_autograd(const at::Tensor& input, const at::Tensor& weigh
 }
 
 TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) { library.impl("linear", TORCH_FN(linear_with_autograd)); }
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) { library.impl("linear", TORCH_FN(linear_without_autograd)); }
 
 }  // namespace
 }  // namespace genie::frontend

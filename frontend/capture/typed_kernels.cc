@@ -25,7 +25,6 @@
 #include <ATen/ops/gelu_ops.h>
 #include <ATen/ops/index_select_ops.h>
 #include <ATen/ops/lerp_ops.h>
-#include <ATen/ops/linear_ops.h>
 #include <ATen/ops/log_ops.h>
 #include <ATen/ops/masked_fill_ops.h>
 #include <ATen/ops/max_pool2d_with_indices_ops.h>
@@ -76,13 +75,13 @@ using Hot =
     OpList<at::_ops::add_Tensor, at::_ops::add__Tensor, at::_ops::add_Scalar, at::_ops::sub_Tensor,
            at::_ops::sub__Tensor, at::_ops::mul_Tensor, at::_ops::mul__Tensor, at::_ops::mul_Scalar,
            at::_ops::div_Tensor, at::_ops::div__Tensor, at::_ops::mm, at::_ops::bmm, at::_ops::addmm, at::_ops::baddbmm,
-           at::_ops::linear, at::_ops::cat, at::_ops::embedding, at::_ops::index_select, at::_ops::gather,
-           at::_ops::where_self, at::_ops::masked_fill_Scalar, at::_ops::_softmax, at::_ops::_log_softmax,
-           at::_ops::native_layer_norm, at::_ops::gelu, at::_ops::relu, at::_ops::relu_, at::_ops::sigmoid,
-           at::_ops::tanh, at::_ops::silu, at::_ops::silu_, at::_ops::exp, at::_ops::log, at::_ops::sqrt,
-           at::_ops::rsqrt, at::_ops::neg, at::_ops::reciprocal, at::_ops::pow_Tensor_Scalar, at::_ops::addcmul_,
-           at::_ops::addcdiv_, at::_ops::lerp__Scalar, at::_ops::clamp, at::_ops::zero_, at::_ops::fill__Scalar,
-           at::_ops::clone, at::_ops::convolution, at::_ops::max_pool2d_with_indices, at::_ops::mean_dim, at::_ops::sum,
+           at::_ops::cat, at::_ops::embedding, at::_ops::index_select, at::_ops::gather, at::_ops::where_self,
+           at::_ops::masked_fill_Scalar, at::_ops::_softmax, at::_ops::_log_softmax, at::_ops::native_layer_norm,
+           at::_ops::gelu, at::_ops::relu, at::_ops::relu_, at::_ops::sigmoid, at::_ops::tanh, at::_ops::silu,
+           at::_ops::silu_, at::_ops::exp, at::_ops::log, at::_ops::sqrt, at::_ops::rsqrt, at::_ops::neg,
+           at::_ops::reciprocal, at::_ops::pow_Tensor_Scalar, at::_ops::addcmul_, at::_ops::addcdiv_,
+           at::_ops::lerp__Scalar, at::_ops::clamp, at::_ops::zero_, at::_ops::fill__Scalar, at::_ops::clone,
+           at::_ops::convolution, at::_ops::max_pool2d_with_indices, at::_ops::mean_dim, at::_ops::sum,
            at::_ops::sum_dim_IntList, at::_ops::_scaled_dot_product_flash_attention_for_cpu, at::_ops::gelu_backward,
            at::_ops::threshold_backward, at::_ops::_softmax_backward_data, at::_ops::native_layer_norm_backward,
            at::_ops::convolution_backward, at::_ops::embedding_dense_backward>;

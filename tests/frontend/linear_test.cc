@@ -39,6 +39,8 @@ std::vector<LinearCase> cases() {
       {"transposed input", torch::randn({7, 4}).t(), weight, bias},
       {"transposed weight", torch::randn({4, 7}), torch::randn({7, 5}).t(), bias},
       {"batch that is not contiguous", torch::randn({3, 2, 7}).transpose(0, 1), weight, bias},
+      {"another one", torch::randn({3, 5, 6}).transpose(0, 1), torch::randn({8, 6}), torch::randn({8})},
+      {"and without bias", torch::randn({3, 5, 6}).transpose(0, 1), torch::randn({8, 6}), {}},
       {"vector", torch::randn({7}), weight, bias},
       {"four dimensions", torch::randn({2, 1, 3, 7}), weight, bias},
       {"empty batch", torch::randn({0, 7}), weight, bias},
@@ -79,6 +81,26 @@ TEST_F(Linear, ValuesAndGradientsAreEagers) {
     remote.backward(weights.to(kRemote));
     for (size_t i = 0; i < here.size(); ++i)
       expect_same(there[i].grad(), here[i].grad(), std::string(one.name) + ", gradient " + std::to_string(i));
+  }
+}
+
+// Whether a weight learns decides how the CPU multiplies, also where no gradient is recorded.
+TEST_F(Linear, ValuesWithoutRecordingAreEagers) {
+  for (const LinearCase& one : cases()) {
+    for (const bool learns : {true, false}) {
+      const auto on = [&](torch::Device device) {
+        auto in = leaves(one, device);
+        for (auto& tensor : in) tensor.set_requires_grad(learns);
+        const torch::NoGradGuard no_grad;
+        const auto plain = apply(in);
+        const c10::InferenceMode inference;
+        return std::vector<torch::Tensor>{plain, apply(in)};
+      };
+      const auto here = on(torch::kCPU);
+      const auto there = on(kRemote);
+      for (size_t i = 0; i < here.size(); ++i)
+        expect_same(there[i], here[i], std::string(one.name) + (i == 0 ? ", no_grad" : ", inference"));
+    }
   }
 }
 
