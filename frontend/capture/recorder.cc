@@ -122,13 +122,21 @@ void append(Stream& stream, OpInfo& op, Call& call) {
   count_one(stream.captured);
 }
 
+// The program learns of a failure here: synchronize() need not say it again.
+void raise_if_failed(SessionCore& core, session::Ticket& ticket) {
+  const Status& status = ticket.outcome().status;
+  if (status.ok()) return;
+  core.failure_seen();
+  throw Error(status);
+}
+
 // The shapes are unknown: append, flush, and let the node say. In one go, so that no other thread's flush takes the record along
 // and the report with it.
 void learn_from_node(OpInfo& op, Call& call, Stream& stream) {
   auto ticket = call.core->flush(stream, FlushReason::kShape, {}, [&] { append(stream, op, call); });
   call.core->wait(*ticket);
+  raise_if_failed(*call.core, *ticket);
   session::Outcome& outcome = ticket->outcome();
-  if (!outcome.status.ok()) throw Error(outcome.status);
   TORCH_INTERNAL_ASSERT(outcome.reported.size() == call.results.size(), op.name,
                         ": the node reported another number of results");
   OutputMeta learned;
@@ -155,7 +163,7 @@ void run_now(SessionCore& core, Stream& stream) {
   const auto ticket = core.flush(stream, FlushReason::kEager);
   if (ticket == nullptr) return;
   core.wait(*ticket);
-  if (!ticket->outcome().status.ok()) throw Error(ticket->outcome().status);
+  raise_if_failed(core, *ticket);
 }
 
 void count_source(CaptureCounters& counters, ShapeSource source) {

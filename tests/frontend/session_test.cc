@@ -160,6 +160,22 @@ TEST_F(SessionTest, EagerModeRaisesAtTheLine) {
   genie::set_lazy(true);
 }
 
+TEST_F(SessionTest, AnErrorThatWasSeenIsNotToldAgain) {
+  const auto table = torch::ones({3, 2}).to(device());
+  const auto far = torch::tensor({7}).to(device());
+  EXPECT_THROW((void)torch::embedding(table, far).cpu(), genie::Error) << "a value";
+  session->synchronize();
+  EXPECT_THROW((void)torch::embedding(table, far).nonzero(), genie::Error) << "a shape";
+  session->synchronize();
+  genie::set_lazy(false);
+  EXPECT_THROW((void)torch::embedding(table, far), genie::Error) << "an operator that ran at once";
+  genie::set_lazy(true);
+  session->synchronize();
+  const auto unseen = torch::embedding(table, far);
+  EXPECT_THROW(session->synchronize(), genie::Error);
+  session->synchronize();
+}
+
 TEST_F(SessionTest, MixedDevicesAreRefusedAsPyTorchDoes) {
   const auto remote = torch::ones({3}).to(device());
   const auto local = torch::ones({3});
