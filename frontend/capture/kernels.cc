@@ -233,18 +233,34 @@ bool is_own(const c10::OperatorName& name) {
                                     "aten::_reshape_alias",
                                     "aten::view_as_real",
                                     "aten::view_as_complex",
-                                    "aten::native_dropout"};
+                                    "aten::native_dropout",
+                                    "aten::mkldnn_rnn_layer",
+                                    "aten::mkldnn_rnn_layer_backward",
+                                    "aten::_pack_padded_sequence"};
   const std::string full = name.overload_name.empty() ? name.name : name.name + "." + name.overload_name;
   return std::find(std::begin(own), std::end(own), full) != std::end(own);
 }
 
 // Operators whose default kernel is geometry, or a composition that we capture better piece by piece.
 bool is_left_alone(const c10::OperatorName& name) {
-  static const char* const left[] = {
-      "aten::_conj",      "aten::_neg_view",     "aten::_unsafe_view",          "aten::lift",
-      "aten::lift_fresh", "aten::detach_",       "aten::_fused_sdp_choice",     "aten::_pin_memory",
-      "aten::is_pinned",  "aten::record_stream", "aten::_copy_from_and_resize", "aten::set_data",
-      "aten::_fw_primal", "aten::_make_dual",    "aten::_lazy_clone",           "aten::result_type"};
+  static const char* const left[] = {"aten::_conj",
+                                     "aten::_neg_view",
+                                     "aten::_unsafe_view",
+                                     "aten::lift",
+                                     "aten::lift_fresh",
+                                     "aten::detach_",
+                                     "aten::_fused_sdp_choice",
+                                     "aten::_pin_memory",
+                                     "aten::is_pinned",
+                                     "aten::record_stream",
+                                     "aten::_copy_from_and_resize",
+                                     "aten::set_data",
+                                     "aten::_fw_primal",
+                                     "aten::_make_dual",
+                                     "aten::_lazy_clone",
+                                     "aten::result_type",
+                                     "aten::unsafe_split",
+                                     "aten::unsafe_split_with_sizes"};
   return std::find(std::begin(left), std::end(left), name.name) != std::end(left);
 }
 

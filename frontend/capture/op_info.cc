@@ -104,7 +104,7 @@ void fill(OpInfo& info) {
     info.side_effect = info.side_effect || tag == at::Tag::nondeterministic_seeded;
   }
   const std::string_view name = op_name.name;
-  info.data_dependent = info.data_dependent || name == "aten::_pack_padded_sequence";  // its tag is missing
+  info.indexes = name == "aten::index";
   // Operators without results and without written arguments exist for their effect (asserts, seeds).
   bool writes = false;
   for (const auto& arg : info.args) writes = writes || arg.is_write;

@@ -60,6 +60,7 @@ struct OpInfo {
   bool supported = true;        // all argument kinds can travel
   bool side_effect = false;     // random operators, asserts: never dead
   bool data_dependent = false;  // the result's shape depends on values: never cached
+  bool indexes = false;         // of these, only where an index is a mask
   bool writes_only = true;      // every tensor result is one of its arguments
   bool values_shape = false;    // floating-point arguments decide the shape (arange)
   bool lifts_cpu_operands = false;

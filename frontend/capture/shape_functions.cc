@@ -247,6 +247,29 @@ bool bin_edges(ShapeRequest& request) {
   return true;
 }
 
+// genie::lstm_layer(input, w_ih, w_hh, b_ih, b_hh, hx, cx, reverse, training): in training also a workspace, whose size the
+// node says.
+bool lstm_layer(ShapeRequest& request) {
+  if (request.args[8].toBool()) return false;
+  const at::Tensor& input = request.tensor(0);
+  const at::Tensor& hx = request.tensor(5);
+  if (input.dim() != 3 || hx.dim() != 2) return false;  // the node says what is wrong
+  request.add({input.size(0), input.size(1), hx.size(1)}, input.scalar_type());
+  request.add(hx.sizes(), hx.scalar_type());
+  request.add(hx.sizes(), hx.scalar_type());
+  request.add_undefined();
+  return true;
+}
+
+// Gradients of input, w_ih, w_hh, both biases, hx, cx.
+bool lstm_layer_backward(ShapeRequest& request) {
+  const auto like = [&](size_t i) { request.add(request.tensor(i).sizes(), c10::ScalarType::Float); };
+  for (const size_t i : {0, 1, 2}) like(i);
+  for (int bias = 0; bias < 2; ++bias) request.add({request.tensor(1).size(0)}, c10::ScalarType::Float);
+  for (const size_t i : {5, 6}) like(i);
+  return true;
+}
+
 bool no_results(ShapeRequest&) { return true; }
 
 }  // namespace
@@ -272,6 +295,8 @@ ShapeFunction find_shape_function(std::string_view name) {
       {"aten::_histogramdd_bin_edges", bin_edges},
       {"aten::randperm.generator_out", randperm_out},
       {"genie::alloc", alloc},
+      {"genie::lstm_layer", lstm_layer},
+      {"genie::lstm_layer_backward", lstm_layer_backward},
       {"genie::generator_state", generator_state},
       {"genie::manual_seed", no_results},
       {"genie::set_generator_state", no_results},

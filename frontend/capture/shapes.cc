@@ -125,9 +125,18 @@ void add_meta_of(const at::Tensor& tensor, OutputMeta& out) {
       dense_meta(tensor.sizes(), at::infer_dense_strides(tensor.sizes(), tensor.strides()), tensor.scalar_type()));
 }
 
+bool depends_on_values(const OpInfo& op, c10::ArrayRef<c10::IValue> args) {
+  if (!op.indexes) return op.data_dependent;
+  for (const std::optional<at::Tensor>& index : args[1].toOptionalTensorVector()) {
+    if (!index.has_value() || !index->defined()) continue;
+    if (index->scalar_type() == at::kBool || index->scalar_type() == at::kByte) return true;
+  }
+  return false;
+}
+
 // Runs the operator on meta tensors; false when libtorch has no meta kernel for it.
 bool run_meta(const OpInfo& op, c10::ArrayRef<c10::IValue> args, OutputMeta& out) {
-  if (!op.has_meta || op.data_dependent) return false;
+  if (!op.has_meta || depends_on_values(op, args)) return false;
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   torch::jit::Stack stack;
   stack.reserve(args.size());

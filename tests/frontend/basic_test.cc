@@ -119,6 +119,58 @@ TEST_F(Basic, DataDependentShapesFlush) {
   EXPECT_TRUE(torch::equal(remote.index({remote > 0}).cpu(), host.index({host > 0})));
 }
 
+// Pieces that are declared to be new tensors and lie in their source on the CPU do so here: kernels answer other bits for memory
+// with gaps.
+TEST_F(Basic, UnsafePiecesLieInTheirSource) {
+  const auto x = torch::randn({5, 9});
+  const auto run = [&](torch::Device device) {
+    auto whole = x.to(device).clone();
+    auto pieces = whole.unsafe_chunk(3, 1);
+    pieces[1].sigmoid_();
+    pieces.push_back(whole);
+    auto uneven = whole.unsafe_split_with_sizes({2, 7}, 1);
+    uneven[0].zero_();
+    pieces.push_back(uneven[1]);
+    return pieces;
+  };
+  const auto expected = run(torch::kCPU);
+  const auto got = run(kRemote);
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_EQ(got[i].strides(), expected[i].strides());
+    EXPECT_TRUE(torch::equal(got[i].cpu(), expected[i])) << i;
+  }
+}
+
+TEST_F(Basic, OnlyMasksFlushWhenTheyIndex) {
+  using torch::indexing::Slice;
+  const auto x = torch::randn({4, 5, 6});
+  const auto rows = torch::tensor({0, 3, -1});
+  const auto columns = torch::tensor({{1}, {4}});
+  const auto run = [&](torch::Device device) {
+    const auto t = x.to(device);
+    const auto r = rows.to(device);
+    const auto c = columns.to(device);
+    return std::vector<torch::Tensor>{t.index({r}),
+                                      t.index({Slice(), c}),
+                                      t.index({r, Slice(), c}),
+                                      t.index({r, c}),
+                                      t.transpose(0, 2).index({Slice(), r}),
+                                      t.index({r.to(torch::kInt), 2})};
+  };
+  const auto expected = run(torch::kCPU);
+  const auto before = session->stats().flushes;
+  const auto got = run(kRemote);
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_EQ(got[i].sizes(), expected[i].sizes()) << i;
+    EXPECT_EQ(got[i].strides(), expected[i].strides()) << i;
+  }
+  EXPECT_EQ(session->stats().flushes, before);
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(torch::equal(got[i].cpu(), expected[i])) << i;
+  EXPECT_TRUE(torch::equal(x.to(kRemote).index({x.to(kRemote) > 0}).cpu(), x.index({x > 0})));
+  EXPECT_GT(session->stats().flush_reasons.at("shape"), 0U);
+  EXPECT_THROW((void)x.to(kRemote).index({torch::tensor({9}).to(kRemote)}).cpu(), genie::Error);
+}
+
 TEST_F(Basic, SnapshotsAreTakenAtCapture) {
   auto source = torch::ones({1024, 1024});
   const auto remote = source.to(kRemote);

@@ -464,6 +464,60 @@ TEST(HostileOperators, EveryGuardIsOfAnOperatorAndTested) {
   }
 }
 
+// Genie's own: they look at their operands themselves.
+TEST(HostileOperators, LayersOfAnLstm) {
+  const int64_t steps = 3, batch = 2, width = 4, hidden = 5;
+  const Tensor x = floats({steps, batch, width});
+  const Tensor w_ih = floats({4 * hidden, width});
+  const Tensor w_hh = floats({4 * hidden, hidden});
+  const Tensor b = floats({4 * hidden});
+  const Tensor h = floats({batch, hidden});
+  const Tensor y = floats({steps, batch, hidden});
+  const Tensor few = floats({1});
+  const Tensor doubles = h.to(at::kDouble);
+  for (const bool training : {false, true}) {
+    expect_guarded({"genie::lstm_layer",
+                    {x, w_ih, w_hh, b, b, h, h, false, training},
+                    {{0, few},
+                     {0, floats({0, batch, width})},
+                     {1, few},
+                     {2, few},
+                     {3, none()},
+                     {4, few},
+                     {5, few},
+                     {6, few},
+                     {6, doubles},
+                     {1, at::Tensor()}}});
+  }
+  expect_guarded({"genie::lstm_layer", {x, w_ih, w_hh, none(), none(), h, h, true, false}, {{5, few}, {3, b}}});
+  // What a layer of these sizes needs; a client learns it from the forward pass.
+  const auto forward = c10::Dispatcher::singleton().findSchemaOrThrow("genie::lstm_layer", "");
+  torch::jit::Stack stack{x, w_ih, w_hh, b, b, h, h, false, true};
+  forward.callBoxed(stack);
+  const Tensor workspace = stack[3].toTensor();
+  expect_guarded({"genie::lstm_layer_backward",
+                  {x, w_ih, w_hh, b, b, h, h, y, h, h, y, h, h, false, workspace},
+                  {{0, few},
+                   {1, few},
+                   {2, few},
+                   {3, few},
+                   {4, none()},
+                   {5, few},
+                   {6, few},
+                   {7, few},
+                   {8, few},
+                   {9, few},
+                   {10, few},
+                   {11, few},
+                   {12, doubles},
+                   {14, at::zeros({1}, at::kByte)},
+                   {14, few},
+                   {14, at::zeros({workspace.numel() - 1}, at::kByte)}}});
+  const Status answered = test::call("genie::lstm_layer_backward", "",
+                                     {x, w_ih, w_hh, b, b, h, h, y, h, h, none(), none(), none(), false, workspace});
+  EXPECT_EQ(answered.code(), Errc::kOpFailed) << answered.to_string();
+}
+
 TEST(HostileOperators, WhatReachesOutsideIsRefusedAtRegistration) {
   const Tensor x = floats({4});
   const auto refused = [](const char* name, const char* overload, const Values& arguments) {

@@ -7,6 +7,8 @@
 #include <bit>
 #include <cstring>
 #include <memory>
+#include <mutex>
+#include <unordered_map>
 
 #include "src/executor/executor.h"
 #include "src/protocol/program_format.h"
@@ -45,11 +47,29 @@ class GuardedAllocator final : public c10::Allocator {
   c10::DataPtr allocate(size_t size) override {
     constexpr size_t kMost = size_t{1} << 28;
     if (size > kMost) throw std::bad_alloc();
-    auto* mapping = new Mapping(size);
-    return {mapping->data, mapping, [](void* context) { delete static_cast<Mapping*>(context); },
-            c10::Device(c10::DeviceType::CPU)};
+    auto mapping = std::make_unique<Mapping>(size);
+    void* const data = mapping->data;
+    const std::lock_guard<std::mutex> lock(mutex());
+    mappings().emplace(data, std::move(mapping));
+    return {data, data, &release, c10::Device(c10::DeviceType::CPU)};
   }
+  // Some kernels allocate without an owner.
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
   void copy_data(void* to, const void* from, size_t size) const override { std::memcpy(to, from, size); }
+
+ private:
+  static std::mutex& mutex() {
+    static auto* const instance = new std::mutex;
+    return *instance;
+  }
+  static std::unordered_map<void*, std::unique_ptr<Mapping>>& mappings() {
+    static auto* const instance = new std::unordered_map<void*, std::unique_ptr<Mapping>>;
+    return *instance;
+  }
+  static void release(void* data) {
+    const std::lock_guard<std::mutex> lock(mutex());
+    mappings().erase(data);
+  }
 };
 
 class Writer {
