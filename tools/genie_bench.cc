@@ -2,11 +2,15 @@
 //
 // Exit codes: 0 measured, 1 a run failed or nothing was measured, 2 wrong usage, or a bench that this build lacks.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "bench/benches.h"
+#include "bench/e2e/model_names.h"
 
 namespace {
 
@@ -33,6 +37,12 @@ constexpr Subcommand kSubcommands[] = {
 
 constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
+
+void add_model_option(CLI::App& command, genie::bench::Options& options) {
+  std::vector<std::string> names = genie::bench::e2e_model_names();
+  names.emplace_back("all");
+  command.add_option("--model", options.models, "only this model's rows; may be repeated")->check(CLI::IsMember(names));
+}
 
 int run(const std::string& name, const genie::bench::Options& options, const std::string& json_path) {
   const Registration* bench = Registration::find(name);
@@ -84,12 +94,15 @@ int main(int argc, char** argv) {
     command->add_option("--json", json_path, "write the rows to this file");
     command->add_flag("--quick", options.quick, "the same rows in under a minute");
     command->add_option("--filter", options.filter, "only rows whose \"name key=value ...\" contains this text");
+    if (std::string_view(subcommand.name) == "e2e") add_model_option(*command, options);
   }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kExitUsage;
   }
+  // All of them: as if none had been named.
+  if (std::ranges::find(options.models, "all") != options.models.end()) options.models.clear();
   try {
     return run(app.get_subcommands().front()->get_name(), options, json_path);
   } catch (const std::exception& error) {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <string>
 
 #include "bench/benches.h"
@@ -80,12 +81,13 @@ double forward_ms(torch::jit::Module& model, const at::Tensor& input, at::Device
 }
 
 void measure_forward(Harness& harness, const RemotePlace& place, const std::string& name,
-                     const torch::jit::Module& model, const at::Tensor& input) {
+                     const std::function<torch::jit::Module()>& make, at::IntArrayRef input_sizes) {
   const Json params = {
-      {"model", name}, {"batch", input.size(0)}, {"transport", place.transport()}, {"threads", kThreads}};
+      {"model", name}, {"batch", input_sizes[0]}, {"transport", place.transport()}, {"threads", kThreads}};
   if (!harness.wants("forward.latency", params)) return;
-  torch::jit::Module local = model;
-  torch::jit::Module remote = model.clone();
+  torch::jit::Module local = make();
+  torch::jit::Module remote = local.clone();
+  const at::Tensor input = torch::randn(input_sizes);
   remote.to(place.device());
   harness.row({.name = "forward.latency", .params = params, .unit = "ms"})
       .ours([&] { return forward_ms(remote, input, place.device()); })
@@ -100,8 +102,8 @@ void run_scripts(Harness& harness) {
   const c10::InferenceMode inference;
   torch::manual_seed(1);
   measure_decode(harness, place);
-  measure_forward(harness, place, "resnet18", models::scripted_resnet18(), torch::randn({1, 3, 224, 224}));
-  measure_forward(harness, place, "encoder", models::scripted_encoder(), torch::randn({1, 12, 64}));
+  measure_forward(harness, place, "resnet18", [] { return models::scripted_resnet18(); }, {1, 3, 224, 224});
+  measure_forward(harness, place, "encoder", [] { return models::scripted_encoder(); }, {1, 12, 64});
 }
 
 const Registration kScripts("e2e", run_scripts);

@@ -79,6 +79,9 @@ std::optional<double> Row::measure() {
 Harness::Harness(std::string bench, Options options) : bench_(std::move(bench)), options_(std::move(options)) {}
 
 bool Harness::wants(std::string_view name, const Json& params) const {
+  const auto& models = options_.models;
+  if (!models.empty() && std::find(models.begin(), models.end(), params.value("model", "")) == models.end())
+    return false;
   const std::string text = std::string(name) + ' ' + params_text(params);
   return text.find(options_.filter) != std::string::npos;
 }

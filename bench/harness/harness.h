@@ -57,8 +57,9 @@ struct RowSpec {
 
 struct Options {
   bool quick = false;
-  std::string filter;          // only rows whose "name params" contains it
-  std::FILE* table = nullptr;  // where rows and notes are printed; null: nowhere
+  std::string filter;               // only rows whose "name params" contains it
+  std::vector<std::string> models;  // only rows whose params.model is one of these; none: all rows
+  std::FILE* table = nullptr;       // where rows and notes are printed; null: nowhere
 };
 
 class Harness;
@@ -129,7 +130,7 @@ class Harness {
   Value full_or_quick(Value full, Value quick) const {
     return options_.quick ? quick : full;
   }
-  // Whether a row passes --filter: ask before a costly setup.
+  // Whether a row passes --filter and --model: ask before a costly setup.
   bool wants(std::string_view name, const Json& params = Json::object()) const;
   Row row(RowSpec spec) { return Row(this, std::move(spec)); }
   // A line for people: what could not be measured here, and why. Kept in the JSON too.

@@ -1,23 +1,44 @@
-// ResNet-18/34 in torch::nn, random weights from the process's seed.
+// ResNets in torch::nn, random weights from the process's seed.
 #pragma once
 
-#include <torch/nn.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/linear.h>
 
-#include <vector>
+#include <array>
 
 namespace genie::models {
 
+// ResNet-18, if nothing is said.
+struct ResNetConfig {
+  std::array<int64_t, 4> blocks = {2, 2, 2, 2};  // in each of the four stages
+  bool bottlenecks = false;                      // three convolutions in a block, the last four times as wide
+  int64_t classes = 1000;
+  int64_t width = 64;
+
+  static ResNetConfig resnet50() { return {.blocks = {3, 4, 6, 3}, .bottlenecks = true}; }
+};
+
 struct BasicBlockImpl : torch::nn::Module {
-  BasicBlockImpl(int64_t in_channels, int64_t out_channels, int64_t stride);
+  BasicBlockImpl(int64_t in_channels, int64_t width, int64_t stride);
   torch::Tensor forward(torch::Tensor x);
   torch::nn::Conv2d conv1{nullptr}, conv2{nullptr}, shortcut{nullptr};
   torch::nn::BatchNorm2d bn1{nullptr}, bn2{nullptr}, bn_shortcut{nullptr};
 };
 TORCH_MODULE(BasicBlock);
 
+struct BottleneckImpl : torch::nn::Module {
+  static constexpr int64_t kExpansion = 4;
+  BottleneckImpl(int64_t in_channels, int64_t width, int64_t stride);
+  torch::Tensor forward(torch::Tensor x);
+  torch::nn::Conv2d conv1{nullptr}, conv2{nullptr}, conv3{nullptr}, shortcut{nullptr};
+  torch::nn::BatchNorm2d bn1{nullptr}, bn2{nullptr}, bn3{nullptr}, bn_shortcut{nullptr};
+};
+TORCH_MODULE(Bottleneck);
+
 struct ResNetImpl : torch::nn::Module {
-  // blocks: how many basic blocks in each of the four stages ({2, 2, 2, 2} is ResNet-18).
-  explicit ResNetImpl(std::vector<int64_t> blocks = {2, 2, 2, 2}, int64_t classes = 1000, int64_t width = 64);
+  explicit ResNetImpl(const ResNetConfig& config = {});
   // x: [batch, 3, height, width] -> [batch, classes]
   torch::Tensor forward(torch::Tensor x);
   torch::nn::Conv2d stem{nullptr};

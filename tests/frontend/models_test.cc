@@ -6,37 +6,20 @@
 #include <torch/torch.h>
 
 #include <filesystem>
-#include <optional>
 #include <thread>
 
+#include "bench/models/registry.h"
 #include "bench/models/resnet.h"
 #include "bench/models/scripted.h"
-#include "tests/e2e/node_process.h"
+#include "tests/frontend/one_session.h"
+
+namespace genie::models {
+static void PrintTo(const Entry& entry, std::ostream* out) { *out << entry.name; }
+}  // namespace genie::models
 
 namespace {
 
-const torch::Device kRemote("remote_accelerator:0");
-
-// One node and one session for all tests of the program; the same number of intra-op threads on both sides.
-struct Environment : ::testing::Environment {
-  void SetUp() override {
-    if (std::getenv("GENIE_TEST_REMOTE") != nullptr) {
-      node.emplace(std::vector<std::string>{"--threads", "2"});
-      ASSERT_TRUE(node->wait_ready()) << node->errors();
-    }
-    session.emplace(genie::Session::connect(node ? node->uri() : "embedded:"));
-    EXPECT_EQ(session->transport(), node ? "shm" : "embedded");
-    torch::set_num_threads(session->node_threads());
-  }
-  void TearDown() override {
-    session.reset();
-    node.reset();
-  }
-  std::optional<genie::test::NodeProcess> node;
-  std::optional<genie::Session> session;
-};
-Environment* environment = new Environment;
-const auto* const registered = ::testing::AddGlobalTestEnvironment(environment);
+using genie::test::kRemote;
 
 // Runs the same module on both sides: moves it to the device and compares with what it gave on the CPU.
 template <typename Module>
@@ -61,6 +44,46 @@ TEST(Models, ResNet18InNn) {
   model->eval();
   expect_equal_forward(model, torch::randn({1, 3, 224, 224}));
 }
+
+// Every model of bench/models, reduced in depth and width.
+class EveryModel : public ::testing::TestWithParam<genie::models::Entry> {};
+
+TEST_P(EveryModel, ForwardIsEagers) {
+  const torch::NoGradGuard no_grad;
+  torch::manual_seed(8);
+  auto model = GetParam().make(genie::models::Scale::kReduced);
+  const auto inputs = GetParam().inputs(genie::models::Scale::kReduced);
+  genie::synchronize();  // torch::manual_seed() is a record too
+  const auto local = model.forward(inputs);
+  model.module->to(kRemote);
+  const auto forward = [&] {
+    genie::models::Tensors there;
+    for (const auto& input : inputs) there.push_back(input.to(kRemote));
+    return model.forward(there).cpu();
+  };
+  // The first time the node has to say some shapes, which cuts the forward in two.
+  for (int warm_up = 0; warm_up < 2; ++warm_up) EXPECT_TRUE(torch::equal(local, forward()));
+  const auto before = genie::stats();
+  EXPECT_TRUE(torch::equal(local, forward()));
+  const auto after = genie::stats();
+  EXPECT_EQ(after.templates_registered, before.templates_registered);
+  EXPECT_EQ(after.client_fallbacks, 0U);
+  EXPECT_EQ(after.uploads - before.uploads, inputs.size());
+  const auto flushes = after.flushes - before.flushes;
+  if (!GetParam().data_dependent) {
+    EXPECT_EQ(flushes, 1U);
+    return;
+  }
+  // Whatever came on top asked for the size of a nonzero().
+  auto why = after.flush_reasons;
+  for (const auto& [reason, count] : before.flush_reasons) why[reason] -= count;
+  EXPECT_GT(why["shape"], 0U);
+  EXPECT_EQ(flushes, why["shape"] + why["value"]);
+  EXPECT_EQ(why["value"], 1U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, EveryModel, ::testing::ValuesIn(genie::models::entries()),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 TEST(Models, TransformerEncoderInNn) {
   torch::manual_seed(2);

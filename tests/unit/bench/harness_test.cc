@@ -22,6 +22,14 @@ TEST(Samples, QuantilesAreOfTheNearestRank) {
   EXPECT_EQ(one.quantile(0.99), 7);
 }
 
+TEST(Harness, NamedModelsLeaveOtherRowsOut) {
+  const Harness harness("demo", {.models = {"gpt2", "moe"}});
+  EXPECT_TRUE(harness.wants("forward.latency", {{"model", "moe"}}));
+  EXPECT_FALSE(harness.wants("forward.latency", {{"model", "bert"}}));
+  EXPECT_FALSE(harness.wants("queue.spsc", {{"bytes", 8}}));
+  EXPECT_TRUE(Harness("demo", {}).wants("forward.latency", {{"model", "bert"}}));
+}
+
 TEST(Harness, AlternatesOursAndPeersAndComparesMedians) {
   Harness harness("demo", {});
   std::string order;

@@ -45,6 +45,8 @@ assert [(r["name"], r["peer"]) for r in rows("upload")] == [("upload.bandwidth",
 fetch = {(r["params"]["transport"], r["params"]["source"], r["peer"]) for r in rows("fetch")}
 assert fetch == {(t, s, p) for t in ("shm", "embedded") for s, p in (("computed", "eager"), ("stored", "memcpy"))}, fetch
 assert sorted((r["name"], r["params"]["model"]) for r in rows("e2e")) == [
-    ("decode.tokens_per_s", "char_gpt"), ("forward.latency", "encoder"), ("forward.latency", "resnet18"),
+    ("decode.tokens_per_s", "char_gpt"),
+    *(("forward.latency", model) for model in ("bert", "dlrm", "encoder", "gpt2", "lstm", "moe", "resnet18", "resnet50",
+                                               "unet_block", "vit_b16", "vqa")),
     ("train_step.latency", "cnn")]
 PYTHON

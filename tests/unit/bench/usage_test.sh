@@ -24,6 +24,9 @@ check "unknown subcommand" 2 $?
 check "unwritable JSON" 2 $?
 "$bench" queue --filter "no such row" > /dev/null 2>&1
 check "filter that matches nothing" 1 $?
+"$bench" e2e --model nonsense 2> "$folder/errors"
+check "unknown model" 2 $?
+grep -q "gpt2" "$folder/errors" || { echo "FAIL: --model does not name the models"; failures=$((failures + 1)); }
 "$bench" queue --quick --filter "queue.spsc pattern=ping_pong bytes=8" --json "$folder/rows.json" > "$folder/table"
 check "one row" 0 $?
 python3 - "$folder/rows.json" << 'PYTHON' || failures=$((failures + 1))
