@@ -16,33 +16,6 @@ import torch
 import genie
 
 
-torch.set_num_threads(1)  # before the first session: numbers depend on how many threads compute them
-
-
-@pytest.fixture(scope="session")
-def session(tmp_path_factory):
-    program = os.environ.get("GENIE_TEST_NODE")
-    if not program:
-        with_node = genie.connect("embedded:")
-        yield with_node
-        with_node.close()
-        return
-    sys.path.insert(0, os.path.dirname(__file__))
-    from op_db import start_node
-
-    node, address = start_node(program, str(tmp_path_factory.mktemp("node")))
-    with_node = genie.connect(address)
-    yield with_node
-    with_node.close()
-    node.terminate()
-    assert node.wait(30) == 0
-
-
-@pytest.fixture
-def device(session):
-    return session.device()
-
-
 def test_the_session_says_what_it_is(session):
     assert session.device() == torch.device("remote_accelerator:0")
     assert session.device_count >= 2
