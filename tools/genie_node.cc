@@ -70,8 +70,9 @@ ExitCode exit_code(const Status& status) {
 
 struct Flags {
   std::string config;
-  std::vector<std::string> listen;
-  std::string name, transport, device, threads, memory_quota, max_sessions, max_templates, polling, token_file, drain_timeout_s;
+  std::vector<std::string> listen, load_libraries;
+  std::string name, transport, device, threads, memory_quota, max_sessions, max_templates, polling, token_file,
+      drain_timeout_s;
 };
 
 void declare(CLI::App& app, Flags& flags) {
@@ -90,6 +91,10 @@ void declare(CLI::App& app, Flags& flags) {
   app.add_option("--polling", flags.polling, "adaptive (spins, then sleeps) or busy (never sleeps)");
   app.add_option("--token-file", flags.token_file, "File with the token that clients must give");
   app.add_option("--drain-timeout-s", flags.drain_timeout_s, "How long SIGTERM waits for submissions in flight");
+  app.add_option(
+      "--load-library", flags.load_libraries,
+      "Shared library that defines operators (TORCH_LIBRARY) for clients to use, may be repeated. Their kernels are "
+      "trusted: they must check their operands");
   app.add_option("--name", flags.name, "The node's name in messages; the host's by default");
 }
 
@@ -100,6 +105,8 @@ Status apply(const Flags& flags, NodeConfig& config) {
   };
   if (!flags.listen.empty()) config.listen.clear();
   for (const std::string& uri : flags.listen) GENIE_TRY(set("listen", "--listen", uri));
+  if (!flags.load_libraries.empty()) config.load_libraries.clear();
+  for (const std::string& path : flags.load_libraries) GENIE_TRY(set("load_library", "--load-library", path));
   GENIE_TRY(set("name", "--name", flags.name));
   GENIE_TRY(set("transport", "--transport", flags.transport));
   GENIE_TRY(set("device", "--device", flags.device));
@@ -126,6 +133,10 @@ void say_ready(NodeServer& server) {
 int serve(const NodeConfig& config, const sigset_t& signals) {
   Result<genie::node::ServerOptions> options = genie::node::server_options(config);
   if (!options) return fail(kExitConfig, options.status());
+  // Before clients ask which operators there are.
+  for (const std::string& path : config.load_libraries) {
+    if (Status status = genie::executor::load_operator_library(path); !status.ok()) return fail(kExitConfig, status);
+  }
   genie::executor::use_placed_memory();
   Result<std::unique_ptr<NodeServer>> server = NodeServer::start(std::move(*options));
   if (!server) return fail(exit_code(server.status()), server.status());

@@ -145,12 +145,13 @@ bool is_materialized(const at::Tensor& tensor) {
 Description describe(const at::Tensor& tensor) {
   const StorageState& state = state_of(tensor);
   Description out;
-  out.op = state.producer != nullptr ? state.producer->handle.operator_name().name : state.defined ? "upload" : "empty";
+  out.op = state.producer != nullptr ? state.producer->op_name.name : state.defined ? "upload" : "empty";
   std::ostringstream shape;
   shape << tensor.sizes();
   out.shape = shape.str();
   out.dtype = c10::toString(tensor.scalar_type());
   out.device = tensor.device().str();
+  if (state.source != nullptr) out.module = state.source->module;
   out.state = state.poisoned                                      ? "poisoned"
               : !state.defined                                    ? "undefined"
               : state.writer.load(std::memory_order_acquire) != 0 ? "captured"

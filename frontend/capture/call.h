@@ -32,6 +32,7 @@ struct Call {
   c10::SmallVector<at::Tensor, 4> results;
   StorageState* generator = nullptr;  // kept alive by the call's arguments; null: none, or the device's own
   SessionCore* core = nullptr;
+  const SourceLine* source = nullptr;                    // with tracing only
   c10::Device device{c10::DeviceType::PrivateUse1, -1};  // index -1: not known yet
 
   void clear() noexcept {
@@ -44,6 +45,7 @@ struct Call {
     results.clear();
     generator = nullptr;
     core = nullptr;
+    source = nullptr;
     device = c10::Device(c10::DeviceType::PrivateUse1, -1);
   }
 };

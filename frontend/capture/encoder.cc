@@ -123,8 +123,8 @@ void Encoder::scalar(const at::Scalar& value) {
   if (value.isComplex()) {
     const auto complex = value.toComplexDouble();
     word(Tag::kComplex, 0);
-    number(std::bit_cast<int64_t>(complex.real()), false);
-    number(std::bit_cast<int64_t>(complex.imag()), false);
+    number(std::bit_cast<int64_t>(complex.real()), op_.values_shape);
+    number(std::bit_cast<int64_t>(complex.imag()), op_.values_shape);
   } else if (value.isFloatingPoint()) {
     floating(value.toDouble());
   } else if (value.isBoolean()) {
@@ -170,13 +170,14 @@ void Encoder::foreign(const at::Tensor& value, bool write) {
     word(Tag::kScalarTensor,
          static_cast<uint32_t>(type) | (value.unsafeGetTensorImpl()->is_wrapped_number() ? wire::kWrapped : 0));
     const at::Scalar number_value = value.item();
+    const bool in_key = op_.custom;  // a meta kernel sees it
     if (number_value.isComplex()) {
-      number(std::bit_cast<int64_t>(number_value.toComplexDouble().real()), false);
-      number(std::bit_cast<int64_t>(number_value.toComplexDouble().imag()), false);
+      number(std::bit_cast<int64_t>(number_value.toComplexDouble().real()), in_key);
+      number(std::bit_cast<int64_t>(number_value.toComplexDouble().imag()), in_key);
     } else if (number_value.isFloatingPoint()) {
-      number(std::bit_cast<int64_t>(number_value.toDouble()), false);
+      number(std::bit_cast<int64_t>(number_value.toDouble()), in_key);
     } else {
-      number(number_value.isBoolean() ? number_value.toBool() : number_value.toLong(), false);
+      number(number_value.isBoolean() ? number_value.toBool() : number_value.toLong(), in_key);
     }
     return;
   }

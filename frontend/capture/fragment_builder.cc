@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "frontend/capture/user_shapes.h"
 #include "src/executor/schema_hash.h"
 #include "src/protocol/program_format.h"
 #include "template_generated.h"
@@ -84,7 +85,8 @@ void FragmentBuilder::encode(const Segment& segment) {
                            written_by_[local] != kUnused, written_by_[local]});
   }
   // Everything that tells two templates apart; numbers are parameters and do not.
-  uint64_t seed = XXH3_64bits(kinds_.data(), kinds_.size());
+  check_shapes_ = checks_shapes();
+  uint64_t seed = XXH3_64bits_withSeed(kinds_.data(), kinds_.size(), check_shapes_ ? 1 : 0);
   for (const std::string& text : strings_) seed = XXH3_64bits_withSeed(text.data(), text.size() + 1, seed);
   const XXH128_hash_t hash = XXH3_128bits_withSeed(code_.data(), code_.size() * sizeof(uint32_t), seed);
   key_ = TemplateKey{hash.low64, hash.high64};
@@ -113,6 +115,8 @@ void FragmentBuilder::encode_record(const Segment& segment, size_t record, uint3
       const uint32_t local = local_slot(segment, touch_slot(touched));
       code_.push_back(local);
       if (touch_mode(touched) != Touch::kRead) written_by_[local] = number;
+    } else if (tag == Tag::kResized) {
+      code_.push_back(segment.code[at++]);
     } else if (tag == Tag::kBoolList) {
       for (uint32_t words = (wire::payload_of(word) + 31) / 32; words > 0; --words) code_.push_back(segment.code[at++]);
     }
@@ -130,10 +134,10 @@ std::vector<std::byte> FragmentBuilder::serialize(const Segment& segment) const 
     const OpInfo* op = record_ops_[i];
     const auto [place, fresh] = local_ops.try_emplace(op, static_cast<uint32_t>(ops.size()));
     if (fresh) {
-      const auto& name = op->handle.operator_name();
+      const auto& name = op->op_name;
       ops.push_back(wire::CreateOpDecl(builder, builder.CreateString(name.name),
                                        builder.CreateString(name.overload_name),
-                                       executor::schema_hash(op->handle.schema())));
+                                       op->custom ? op->schema_hash : executor::schema_hash(op->handle.schema())));
     }
     code[record_heads_[i]] = place->second;
   }
@@ -144,9 +148,10 @@ std::vector<std::byte> FragmentBuilder::serialize(const Segment& segment) const 
   const auto strings_offset = builder.CreateVector(strings);
   const auto code_offset = builder.CreateVector(code);
   const auto params_offset = builder.CreateVector(params_);
-  builder.Finish(wire::CreateTemplate(builder, wire::kProgramFormat, ops_offset, kinds_offset, strings_offset,
-                                      code_offset, params_offset, static_cast<uint32_t>(record_ops_.size())),
-                 "GNTP");
+  builder.Finish(
+      wire::CreateTemplate(builder, wire::kProgramFormat, ops_offset, kinds_offset, strings_offset, code_offset,
+                           params_offset, static_cast<uint32_t>(record_ops_.size()), check_shapes_),
+      "GNTP");
   const auto* bytes = reinterpret_cast<const std::byte*>(builder.GetBufferPointer());
   return {bytes, bytes + builder.GetSize()};
 }

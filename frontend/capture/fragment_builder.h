@@ -71,6 +71,7 @@ class FragmentBuilder {
   std::vector<Bound> bound_;
   TemplateKey key_;
   size_t pruned_ = 0;
+  bool check_shapes_ = false;
 };
 
 }  // namespace genie::frontend

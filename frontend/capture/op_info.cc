@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "frontend/capture/shapes.h"
+#include "src/executor/schema_hash.h"
 
 namespace genie::frontend {
 namespace {
@@ -81,6 +82,34 @@ void describe_returns(OpInfo& info, const c10::FunctionSchema& schema) {
   }
 }
 
+// Why an operator that somebody else defines cannot travel.
+std::string find_obstacle(const OpInfo& info, const c10::FunctionSchema& schema) {
+  for (const auto& result : schema.returns()) {
+    if (result.alias_info() != nullptr && !result.alias_info()->isWrite())
+      return "it makes a view, and only operators that this process runs can do that";
+  }
+  for (size_t i = 0; i < info.returns.size(); ++i) {
+    if (info.returns[i].kind == ReturnKind::kOther) {
+      return "it returns " + schema.returns()[i].type()->str() + ", and only tensors come back from a node";
+    }
+  }
+  for (size_t i = 0; i < info.args.size(); ++i) {
+    const auto& argument = schema.arguments()[i];
+    if (info.args[i].kind == ArgKind::kUnsupported) {
+      return "its argument '" + argument.name() + "' is of type " + argument.type()->str() + ", which does not travel";
+    }
+  }
+  return {};
+}
+
+// A library's operator: nothing is known of it but its schema.
+void fill_custom(OpInfo& info) {
+  info.custom = true;
+  info.schema_hash = executor::schema_hash(info.handle.schema());
+  info.obstacle = find_obstacle(info, info.handle.schema());
+  info.values_shape = true;
+}
+
 struct Table {
   std::mutex mutex;
   std::deque<OpInfo> infos;
@@ -121,8 +150,8 @@ void fill(OpInfo& info) {
                   info.handle.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) ||
                   info.handle.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutogradNonFunctional);
   // Their meta kernels promise sizes, or strides, that the CPU's kernels do not give: the node says.
-  for (const std::string_view misled :
-       {"aten::_embedding_bag", "aten::_embedding_bag_forward_only", "aten::_linalg_svd", "aten::linalg_eig"}) {
+  for (const std::string_view misled : {"aten::_embedding_bag", "aten::_embedding_bag_forward_only",
+                                        "aten::_linalg_svd", "aten::linalg_eig", "aten::_fft_r2c", "aten::_fft_c2r"}) {
     if (name == misled) info.has_meta = false;
   }
   // Own shape functions know functional results only: an out= variant also resizes its argument.
@@ -131,6 +160,7 @@ void fill(OpInfo& info) {
   info.shape = find_shape_function(info.name);
   if (info.shape == nullptr && !returns_argument) info.shape = find_shape_function(name);
   info.resizes_out = op_name.overload_name.find("out") != std::string::npos && returns_argument;
+  if (!name.starts_with("aten::") && !name.starts_with("genie::")) fill_custom(info);
 }
 
 }  // namespace
@@ -150,6 +180,12 @@ OpInfo& op_info(const c10::OperatorHandle& handle) {
 
 OpInfo& op_info(const char* name, const char* overload) {
   return op_info(c10::Dispatcher::singleton().findSchemaOrThrow(name, overload));
+}
+
+void forget_op(const c10::OperatorName& name) {
+  Table& all = table();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  all.by_name.erase(name);
 }
 
 std::vector<const OpInfo*> all_op_infos() {

@@ -45,16 +45,19 @@ struct ReturnInfo {
   int alias_of = -1;  // argument that is returned (in-place, out=)
 };
 
+class SessionCore;
+struct UserShapes;
 struct ShapeRequest;
 // Own shape functions: fill the request's outputs, or answer false to say "ask libtorch".
-using ShapeFunction = bool (*)(ShapeRequest& request);
+using OwnShapes = bool (*)(ShapeRequest& request);
 
 struct OpInfo {
-  explicit OpInfo(c10::OperatorHandle handle) : handle(handle) {}
+  explicit OpInfo(c10::OperatorHandle handle) : handle(handle), op_name(handle.operator_name()) {}
 
   c10::OperatorHandle handle;
   uint32_t index = 0;  // in the table
-  std::string name;    // "aten::add.Tensor"
+  c10::OperatorName op_name;
+  std::string name;  // "aten::add.Tensor"
   std::vector<ArgInfo> args;
   std::vector<ReturnInfo> returns;
   bool supported = true;        // all argument kinds can travel
@@ -69,8 +72,15 @@ struct OpInfo {
   bool resizes_out = false;           // an out= variant
   bool has_meta = false;
   bool bookkeeping = false;  // ours, not the program's: genie::alloc
-  ShapeFunction shape = nullptr;
-  std::atomic<uint64_t> captured{0};  // in segments that were flushed
+  OwnShapes shape = nullptr;
+  std::atomic<const UserShapes*> user_shapes{nullptr};  // what the program registered
+  std::atomic<uint32_t> shape_epoch{0};                 // answers of an earlier one do not count any more
+  // Of operators that libraries define:
+  bool custom = false;
+  std::string obstacle;      // why it cannot be captured at all
+  uint64_t schema_hash = 0;  // the library, and the handle with it, may go while a record waits
+  std::atomic<const SessionCore*> accepted_by{nullptr};  // whose node is known to have it
+  std::atomic<uint64_t> captured{0};                     // in segments that were flushed
   std::atomic<uint64_t> executed{0};
 };
 
@@ -78,6 +88,8 @@ struct OpInfo {
 OpInfo& op_info(const c10::OperatorHandle& handle);
 // By name, "aten::copy_" / "": throws if there is none.
 OpInfo& op_info(const char* name, const char* overload);
+// The operator is gone from the process: one that comes with its name is another one. Its entry stays, for those who hold it.
+void forget_op(const c10::OperatorName& name);
 // All operators seen so far.
 std::vector<const OpInfo*> all_op_infos();
 

@@ -2,9 +2,13 @@
 
 #include <ATen/native/Resize.h>
 
+#include <algorithm>
 #include <optional>
 
+#include "frontend/capture/custom_ops.h"
 #include "frontend/capture/encoder.h"
+#include "frontend/capture/source.h"
+#include "frontend/capture/user_shapes.h"
 #include "src/protocol/program_format.h"
 
 namespace genie::frontend {
@@ -17,6 +21,19 @@ uint32_t tensor_bits(const TensorMeta& meta) {
   return (static_cast<uint32_t>(meta.dtype) << TensorBits::kDtypeShift) |
          (static_cast<uint32_t>(meta.sizes.size()) << TensorBits::kRankShift) |
          (meta.contiguous ? TensorBits::kContiguous : 0) | TensorBits::kZeroOffset;
+}
+
+// An argument that the operator gives another geometry: the node compares, where it was asked to.
+bool encode_resized(const OutputMeta& metas, size_t argument, Call& out) {
+  const auto found = std::find_if(metas.resized.begin(), metas.resized.end(),
+                                  [&](const auto& resized) { return resized.first == argument; });
+  if (found == metas.resized.end() || !checks_shapes()) return false;
+  const TensorMeta& meta = found->second;
+  out.code.push_back(wire::head(Tag::kResized, static_cast<uint32_t>(argument)));
+  out.code.push_back(tensor_bits(meta));
+  out.params.append(meta.sizes.begin(), meta.sizes.end());
+  if (!meta.contiguous) out.params.append(meta.strides.begin(), meta.strides.end());
+  return true;
 }
 
 void encode_fresh(const TensorMeta& meta, Call& out) {
@@ -39,10 +56,12 @@ void encode_outputs(const OpInfo& op, const OutputMeta* metas, Call& out) {
   for (size_t i = 0; i < op.returns.size(); ++i) {
     const ReturnInfo& result = op.returns[i];
     if (result.alias_of >= 0) {
+      if (metas != nullptr && encode_resized(*metas, static_cast<size_t>(result.alias_of), out)) continue;
       out.code.push_back(wire::head(Tag::kAlias, static_cast<uint32_t>(result.alias_of)));
     } else if (metas == nullptr) {
-      TORCH_CHECK_NOT_IMPLEMENTED(result.kind == ReturnKind::kTensor, op.name,
-                                  ": the number of results depends on values; call it on CPU tensors");
+      TORCH_CHECK_NOT_IMPLEMENTED(
+          result.kind == ReturnKind::kTensor, op.name, ": the number of its results is not known before it has run; ",
+          op.custom ? "give it a Meta kernel or a genie::register_shape_function, or " : "", "call it on CPU tensors");
       out.code.push_back(wire::head(Tag::kReported, 0));
       StorageState* state = out.core->new_storage(0);
       out.results.push_back(make_lazy_over(state, out.device, {0}, {1}, c10::ScalarType::Byte));
@@ -105,6 +124,7 @@ void append(Stream& stream, OpInfo& op, Call& call) {
     } else {
       state.writer.store(segment.number, std::memory_order_release);
       state.producer = &op;
+      state.source = call.source;
     }
     touches.push_back(touch_word(slot, touched.mode));
   }
@@ -116,6 +136,10 @@ void append(Stream& stream, OpInfo& op, Call& call) {
   }
   segment.records.push_back(
       {&op, code_begin, static_cast<uint32_t>(segment.params.size()), static_cast<uint32_t>(segment.touches.size())});
+  if (call.source != nullptr) [[unlikely]] {
+    segment.sources.resize(segment.records.size());
+    segment.sources.back() = call.source;
+  }
   segment.code.insert(segment.code.end(), call.code.begin(), call.code.end());
   segment.params.insert(segment.params.end(), call.params.begin(), call.params.end());
   segment.touches.insert(segment.touches.end(), touches.begin(), touches.end());
@@ -124,10 +148,9 @@ void append(Stream& stream, OpInfo& op, Call& call) {
 
 // The program learns of a failure here: synchronize() need not say it again.
 void raise_if_failed(SessionCore& core, session::Ticket& ticket) {
-  const Status& status = ticket.outcome().status;
-  if (status.ok()) return;
+  if (ticket.outcome().status.ok()) return;
   core.failure_seen();
-  throw Error(status);
+  throw Error(core.failure_of(ticket));
 }
 
 // The shapes are unknown: append, flush, and let the node say. In one go, so that no other thread's flush takes the record along
@@ -260,6 +283,7 @@ const OutputMeta* record(OpInfo& op, Call& call, BoxedArguments boxed) {
   SessionCore& core = *call.core;
   ShapeSource source = ShapeSource::kCache;
   const OutputMeta* metas = infer(op, call.key, boxed, source);
+  call.source = current_source();
   encode_outputs(op, metas, call);
 
   Stream& stream = core.current_stream();
@@ -296,6 +320,8 @@ void record_call(OpInfo& op, torch::jit::Stack& stack) {
   Encoder encoder(op, call);
   for (const c10::IValue& arg : args) encoder.place(arg);
   encoder.begin(args.size(), op.returns.size());
+  if (op.custom && op.accepted_by.load(std::memory_order_relaxed) != call.core) [[unlikely]]
+    accept_custom(op, *call.core);
   for (size_t i = 0; i < args.size(); ++i) encoder.encode(op.args[i], args[i], is_write(op, args, i));
   const auto boxed = [&] { return args; };
   if (op.resizes_out) {

@@ -13,6 +13,7 @@
 #include "frontend/capture/fragment_builder.h"
 #include "frontend/capture/journal.h"
 #include "frontend/capture/registry.h"
+#include "frontend/capture/source.h"
 
 namespace genie::frontend {
 namespace {
@@ -321,6 +322,7 @@ class Flush {
       if (bound.written) flight_.writes.push_back({bound.last_writer, StateRef(state)});
     }
     for (const uint32_t record : builder_.live_records()) {
+      if (!stream_.open.sources.empty()) flight_.sources.push_back(stream_.open.source_of(record));
       stream_.open.records[record].op->executed.fetch_add(1, std::memory_order_relaxed);
     }
   }
@@ -395,21 +397,43 @@ void SessionCore::wait(session::Ticket& ticket) {
 }
 
 void SessionCore::collect() {
-  std::vector<InFlight> done;
+  std::vector<std::pair<InFlight, Status>> done;
   {
     const std::lock_guard<std::mutex> guard(flights_mutex_);
     while (!flights_.empty() && flights_.front().ticket->done()) {
-      done.push_back(std::move(flights_.front()));
+      Status why = trace_failure(flights_.front());
+      done.emplace_back(std::move(flights_.front()), std::move(why));
       flights_.pop_front();
     }
   }
-  for (InFlight& flight : done) {
+  for (auto& [flight, why] : done) {
     const session::Outcome& outcome = flight.ticket->outcome();
     counters_.executed.fetch_add(outcome.executed_records, std::memory_order_relaxed);
     // A fetch may fail although what was to run did run: then nothing is lost.
     const bool ran = outcome.failed_record < 0 && outcome.executed_records > 0;
-    if (!outcome.status.ok() && !ran) fail_writes(flight, outcome);
+    if (!outcome.status.ok() && !ran) fail_writes(flight, outcome, why);
   }
+}
+
+// With the lock on the flights.
+Status SessionCore::trace_failure(const InFlight& flight) {
+  const session::Outcome& outcome = flight.ticket->outcome();
+  const auto record = static_cast<size_t>(outcome.failed_record);
+  if (outcome.status.ok() || outcome.failed_record < 0 || record >= flight.sources.size()) return outcome.status;
+  const SourceLine* source = flight.sources[record];
+  if (source == nullptr) return outcome.status;
+  Status traced(outcome.status.code(), std::string(outcome.status.text()) + to_text(*source));
+  traced_failures_.emplace_back(flight.ticket, traced);
+  if (traced_failures_.size() > kKeptFailures) traced_failures_.pop_front();
+  return traced;
+}
+
+Status SessionCore::failure_of(session::Ticket& ticket) {
+  const std::lock_guard<std::mutex> guard(flights_mutex_);
+  for (const auto& [failed, why] : traced_failures_) {
+    if (failed.get() == &ticket) return why;
+  }
+  return ticket.outcome().status;
 }
 
 void poison(StorageState& state, const std::shared_ptr<const Status>& why) {
@@ -418,16 +442,16 @@ void poison(StorageState& state, const std::shared_ptr<const Status>& why) {
   state.poisoned.store(true, std::memory_order_release);
 }
 
-void SessionCore::fail_writes(InFlight& flight, const session::Outcome& outcome) {
-  auto why = std::make_shared<const Status>(outcome.status);
+void SessionCore::fail_writes(InFlight& flight, const session::Outcome& outcome, const Status& why) {
+  const auto shared = std::make_shared<const Status>(why);
   for (const auto& write : flight.writes) {
-    if (static_cast<int64_t>(write.last_record) >= outcome.failed_record) poison(*write.state.get(), why);
+    if (static_cast<int64_t>(write.last_record) >= outcome.failed_record) poison(*write.state.get(), shared);
   }
   const std::lock_guard<std::mutex> guard(flights_mutex_);
   if (flight.stream->epoch == flight.epoch) ++flight.stream->epoch;
-  failures_.push_back(outcome.status.to_string());
+  failures_.push_back(why.to_string());
   if (failures_.size() > kKeptFailures) failures_.pop_front();
-  if (unseen_failure_.ok()) unseen_failure_ = outcome.status;
+  if (unseen_failure_.ok()) unseen_failure_ = why;
 }
 
 Status SessionCore::await_unused(const std::vector<uint64_t>& templates) {

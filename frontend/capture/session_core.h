@@ -51,6 +51,7 @@ struct InFlight {
     uint32_t last_record;
     StateRef state;
   };
+  std::vector<const SourceLine*> sources;  // by the same numbers; empty without tracing
   std::vector<Write> writes;  // storages that live on, by the number of the record (in the template) that writes
 };
 
@@ -114,6 +115,8 @@ class SessionCore {
   void close();
   bool closed() const { return closed_.load(std::memory_order_acquire); }
 
+  // Why a submission that was waited for failed; with the line that captured what failed, where it is known.
+  Status failure_of(session::Ticket& ticket);
   // The program has been shown a failure: synchronize() does not raise it again.
   void failure_seen();
   std::vector<std::string> last_failures();
@@ -129,7 +132,8 @@ class SessionCore {
   Stream& take_stream(std::atomic<Stream*>& mine);
   std::vector<uint64_t> take_frees();
   void reuse_generators(const std::vector<uint64_t>& freed);
-  void fail_writes(InFlight& flight, const session::Outcome& outcome);
+  Status trace_failure(const InFlight& flight);
+  void fail_writes(InFlight& flight, const session::Outcome& outcome, const Status& why);
   void fail_everything(const Status& status);
   void flush_segment(uint32_t number, Stream& except);
   // Until no submission in flight uses one of these templates.
@@ -159,6 +163,8 @@ class SessionCore {
   std::deque<InFlight> flights_;
   std::deque<std::string> failures_;
   Status unseen_failure_;
+  // What failed last, told with its line: those who wait for these submissions tell it so too.
+  std::deque<std::pair<std::shared_ptr<session::Ticket>, Status>> traced_failures_;
 };
 
 }  // namespace genie::frontend

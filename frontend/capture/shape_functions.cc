@@ -150,6 +150,25 @@ bool embedding(ShapeRequest& request) {
   return true;
 }
 
+// max_unpool2d(self, indices, output_size)
+bool max_unpool(ShapeRequest& request) {
+  const at::Tensor& self = request.tensor(0);
+  const auto wanted = request.args[2].toIntVector();
+  if (self.dim() < 3 || wanted.size() != 2) return false;  // the node says what is wrong
+  Sizes sizes(self.sizes().begin(), self.sizes().end() - 2);
+  sizes.append(wanted.begin(), wanted.end());
+  request.add_format(sizes, self.scalar_type(), self.suggest_memory_format());
+  return true;
+}
+
+// nonzero_static(self, size, fill_value)
+bool nonzero_static(ShapeRequest& request) {
+  const int64_t count = request.args[1].toInt();
+  if (count < 0) return false;
+  request.add({count, request.tensor(0).dim()}, c10::ScalarType::Long);
+  return true;
+}
+
 // embedding_dense_backward(grad_output, indices, num_weights, padding_idx, scale_grad_by_freq)
 bool embedding_backward(ShapeRequest& request) {
   const at::Tensor& grad = request.tensor(0);
@@ -274,8 +293,8 @@ bool no_results(ShapeRequest&) { return true; }
 
 }  // namespace
 
-ShapeFunction find_shape_function(std::string_view name) {
-  static const std::unordered_map<std::string_view, ShapeFunction> functions = {
+OwnShapes find_shape_function(std::string_view name) {
+  static const std::unordered_map<std::string_view, OwnShapes> functions = {
       {"aten::relu", like_first},
       {"aten::convolution", convolution},
       {"aten::convolution_backward", convolution_backward},
@@ -288,6 +307,8 @@ ShapeFunction find_shape_function(std::string_view name) {
       {"aten::linear", linear},
       {"aten::embedding", embedding},
       {"aten::embedding_dense_backward", embedding_backward},
+      {"aten::max_unpool2d", max_unpool},
+      {"aten::nonzero_static", nonzero_static},
       {"aten::where", where},
       {"aten::index_select", index_select},
       {"aten::_scaled_dot_product_flash_attention_for_cpu", flash_attention},

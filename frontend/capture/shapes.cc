@@ -11,6 +11,8 @@
 #include <deque>
 #include <utility>
 
+#include "frontend/capture/user_shapes.h"
+
 namespace genie::frontend {
 namespace {
 
@@ -76,7 +78,8 @@ Cache& make_cache() {
 Cache& cache() { return thread_cache != nullptr ? *thread_cache : make_cache(); }
 
 uint64_t hash_of(const OpInfo& op, std::span<const int64_t> key) {
-  return XXH3_64bits_withSeed(key.data(), key.size_bytes(), op.index);
+  const uint64_t epoch = op.shape_epoch.load(std::memory_order_acquire);
+  return XXH3_64bits_withSeed(key.data(), key.size_bytes(), op.index | (epoch << 32));
 }
 
 const OutputMeta* store(const OpInfo& op, std::span<const int64_t> key, uint64_t hash, OutputMeta outputs) {
@@ -134,9 +137,15 @@ bool depends_on_values(const OpInfo& op, c10::ArrayRef<c10::IValue> args) {
   return false;
 }
 
+bool blames_meta(std::string_view text) {
+  return text.find("meta") != std::string_view::npos || text.find("Meta") != std::string_view::npos;
+}
+
 // Runs the operator on meta tensors; false when libtorch has no meta kernel for it.
 bool run_meta(const OpInfo& op, c10::ArrayRef<c10::IValue> args, OutputMeta& out) {
-  if (!op.has_meta || depends_on_values(op, args)) return false;
+  // A library's Meta kernel may come later than its operator.
+  const bool has_meta = op.custom ? op.handle.hasKernelForDispatchKey(c10::DispatchKey::Meta) : op.has_meta;
+  if (!has_meta || depends_on_values(op, args)) return false;
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   torch::jit::Stack stack;
   stack.reserve(args.size());
@@ -151,7 +160,11 @@ bool run_meta(const OpInfo& op, c10::ArrayRef<c10::IValue> args, OutputMeta& out
     return false;
   } catch (const c10::Error& error) {
     // Kernels that look at values fail on meta tensors for a reason that is not the user's.
-    if (std::string_view(error.what_without_backtrace()).find("meta") != std::string_view::npos) return false;
+    if (blames_meta(error.what_without_backtrace())) return false;
+    throw;
+  } catch (const std::exception& error) {
+    // A library's kernel, perhaps in Python.
+    if (blames_meta(error.what())) return false;
     throw;
   }
   for (size_t i = 0; i < op.returns.size(); ++i) {
@@ -237,6 +250,13 @@ const OutputMeta* infer(const OpInfo& op, std::span<const int64_t> key,
   }
   const c10::ArrayRef<c10::IValue> args = boxed();
   OutputMeta outputs;
+  if (const UserShapes* user = op.user_shapes.load(std::memory_order_acquire)) {
+    if (run_user_shapes(*user, op, args, outputs)) {
+      source = ShapeSource::kOwn;
+      return store(op, key, hash, std::move(outputs));
+    }
+    outputs = {};
+  }
   if (op.shape != nullptr) {
     ShapeRequest request{op, args, outputs};
     if (op.shape(request)) {
@@ -254,7 +274,8 @@ const OutputMeta* infer(const OpInfo& op, std::span<const int64_t> key,
 }
 
 void remember(const OpInfo& op, std::span<const int64_t> key, OutputMeta meta) {
-  if (!op.data_dependent) store(op, key, hash_of(op, key), std::move(meta));
+  // Whether the shape of an unknown operator's result depends on values is as unknown.
+  if (!op.data_dependent && !op.custom) store(op, key, hash_of(op, key), std::move(meta));
 }
 
 }  // namespace genie::frontend

@@ -1,7 +1,7 @@
 // Shape inference: what an operator's results look like, without running it.
 //
-// Order: a cache on the exact request -> an own shape function -> libtorch's meta kernel -> none (the caller flushes and the
-// node reports). Values of floating-point arguments are not part of the request unless the operator says they matter.
+// Order: a cache on the exact request -> a function that the program registered -> an own shape function -> libtorch's meta kernel
+// -> none (the caller flushes and the node reports). Values of floating-point arguments are not part of the request unless the operator says they matter.
 // Thread-safety: infer() may be called from any thread; the cache is per thread.
 #pragma once
 
@@ -53,7 +53,7 @@ struct ShapeRequest {
   void add_undefined();
 };
 
-ShapeFunction find_shape_function(std::string_view name);
+OwnShapes find_shape_function(std::string_view name);
 
 // Where the answer came from, for stats.
 enum class ShapeSource { kCache, kOwn, kMeta, kNone };

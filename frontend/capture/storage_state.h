@@ -17,6 +17,10 @@
 
 #include "genie/status.h"
 
+namespace genie {
+struct SourceLine;
+}
+
 namespace genie::frontend {
 
 class SessionCore;
@@ -62,7 +66,8 @@ struct StorageState {
   bool defined = false;  // some captured record, or an upload, gave it content
   uint32_t version = 0;  // on the node, once what was submitted has run
   uint64_t size_bytes = 0;
-  const OpInfo* producer = nullptr;  // what wrote it last
+  const OpInfo* producer = nullptr;    // what wrote it last,
+  const SourceLine* source = nullptr;  // and where; with tracing only
   // Set once, before `poisoned`.
   std::shared_ptr<const Status> error;
   StorageState* next_free = nullptr;  // in the session's list of storages to free

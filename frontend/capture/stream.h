@@ -69,6 +69,7 @@ struct Segment {
   std::vector<uint32_t> touches;
   std::vector<SlotEntry> slots;
   std::vector<std::string> strings;
+  std::vector<const SourceLine*> sources;  // of the records up to the last that has one; empty without tracing
   std::vector<StateRef> generators;  // that records draw from: they end on the node no sooner than the segment ran
 
   void clear() {
@@ -78,8 +79,10 @@ struct Segment {
     touches.clear();
     slots.clear();
     strings.clear();
+    sources.clear();
     generators.clear();
   }
+  const SourceLine* source_of(size_t record) const { return record < sources.size() ? sources[record] : nullptr; }
   uint32_t code_end(size_t record) const {
     return record + 1 < records.size() ? records[record + 1].code : static_cast<uint32_t>(code.size());
   }

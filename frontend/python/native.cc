@@ -5,6 +5,7 @@
 #include <ATen/Context.h>
 #include <genie/genie.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/jit/python/pybind_utils.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <memory>
@@ -123,6 +124,65 @@ void add_tensors(py::module_& module) {
   });
 }
 
+// One result of a shape function: a tensor that looks like it (on "meta"), a list of these, or None for one that is not there.
+void add_shape(genie::ShapeCall& call, const py::handle& told) {
+  if (told.is_none()) {
+    call.add_undefined();
+  } else if (THPVariable_Check(told.ptr())) {
+    call.add_like(THPVariable_Unpack(told.ptr()));
+  } else {
+    const auto list = py::cast<py::list>(told);
+    call.begin_list(list.size());
+    for (const py::handle element : list) add_shape(call, element);
+  }
+}
+
+bool ask_shapes(const py::function& function, genie::ShapeCall& call) {
+  const py::gil_scoped_acquire held;
+  py::tuple arguments(call.size());
+  for (size_t i = 0; i < call.size(); ++i) arguments[i] = torch::jit::toPyObject(call[i]);
+  const py::object told = function(*arguments);
+  if (told.is_none()) return false;
+  if (py::isinstance<py::tuple>(told)) {
+    for (const py::handle result : told) add_shape(call, result);
+  } else {
+    add_shape(call, told);
+  }
+  return true;
+}
+
+genie::SourceLine ask_source(const py::function& function) {
+  if (Py_IsInitialized() == 0) return {};
+  const py::gil_scoped_acquire held;
+  if (PyEval_GetFrame() == nullptr) return {};  // a thread that is not Python's
+  try {
+    auto [line, module] = py::cast<std::pair<std::string, std::string>>(function());
+    return {std::move(line), std::move(module)};
+  } catch (const py::error_already_set&) {
+    return {};
+  }
+}
+
+void add_debugging(py::module_& module) {
+  // Functions of the program are kept until the process ends, as the interpreter may be gone by then.
+  module.def(
+      "register_shape_function",
+      [](const std::string& op, const std::optional<py::function>& function) {
+        if (!function.has_value()) return genie::register_shape_function(op, {});
+        const auto* kept = new py::function(*function);
+        genie::register_shape_function(op, [kept](genie::ShapeCall& call) { return ask_shapes(*kept, call); });
+      },
+      py::arg("op"), py::arg("function"));
+  module.def("_set_source_finder", [](const py::function& function) {
+    const auto* kept = new py::function(function);
+    genie::set_source_finder([kept] { return ask_source(*kept); });
+  });
+  module.def("set_check_shapes", &genie::set_check_shapes, py::arg("check"));
+  module.def("is_checking_shapes", &genie::is_checking_shapes);
+  module.def("set_trace_lines", &genie::set_trace_lines, py::arg("trace"));
+  module.def("is_tracing_lines", &genie::is_tracing_lines);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(genie_native, module) {
@@ -132,4 +192,5 @@ PYBIND11_MODULE(genie_native, module) {
   add_capture(module);
   add_session(module);
   add_tensors(module);
+  add_debugging(module);
 }

@@ -65,6 +65,7 @@ class Reader {
         case Tag::kComplex: params += 2; break;
         case Tag::kIntList:
         case Tag::kDoubleList: params += payload; break;
+        case Tag::kResized: params += count_params(segment_.code[++at]); break;
         case Tag::kBoolList: at += (payload + 31) / 32; break;
         default: break;
       }

@@ -18,8 +18,10 @@
 
 #include "genie/capture.h"
 #include "genie/graph.h"
+#include "genie/shapes.h"
 #include "genie/stats.h"
 #include "genie/status.h"
+#include "genie/trace.h"
 
 namespace genie {
 
@@ -68,7 +70,7 @@ struct GENIE_API Description {
   std::string shape;   // "[2, 3]"
   std::string dtype;   // "Float"
   std::string device;  // "remote_accelerator:0"
-  std::string module;  // TorchScript module path of the caller, empty where unknown
+  std::string module;  // module path of the caller; known with tracing only, see trace.h
   std::string state;   // "captured", "sent", "undefined", "poisoned"
   std::string to_string() const;
 };

@@ -27,6 +27,12 @@ struct DeviceEntry {
   uint64_t memory_bytes = 0;
 };
 
+struct OperatorEntry {
+  std::string name;
+  std::string overload;
+  uint64_t schema_hash = 0;
+};
+
 struct OpenOrder {
   uint32_t protocol_version = 0;
   std::string genie_version;
@@ -50,6 +56,7 @@ struct OpenAnswer {
   uint32_t in_flight_max = 0;
   uint64_t templates_max = 0;
   uint64_t template_bytes_max = 0;
+  std::vector<OperatorEntry> operators;  // besides PyTorch's
 };
 
 struct NodeReport {

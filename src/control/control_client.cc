@@ -53,6 +53,9 @@ class GrpcControlClient final : public ControlClient {
     answer.in_flight_max = reply.in_flight_max();
     answer.templates_max = reply.templates_max();
     answer.template_bytes_max = reply.template_bytes_max();
+    for (const v1::Operator& op : reply.operators()) {
+      answer.operators.push_back({op.name(), op.overload(), op.schema_hash()});
+    }
     return answer;
   }
 

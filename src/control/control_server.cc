@@ -65,6 +65,12 @@ class Service final : public v1::Control::Service {
       reply->set_in_flight_max(answer->in_flight_max);
       reply->set_templates_max(answer->templates_max);
       reply->set_template_bytes_max(answer->template_bytes_max);
+      for (const OperatorEntry& entry : answer->operators) {
+        v1::Operator* op = reply->add_operators();
+        op->set_name(entry.name);
+        op->set_overload(entry.overload);
+        op->set_schema_hash(entry.schema_hash);
+      }
       return {};
     });
   }

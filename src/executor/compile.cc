@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "src/executor/guards.h"
+#include "src/executor/libraries.h"
 #include "src/executor/program.h"
 #include "src/executor/schema_hash.h"
 #include "template_generated.h"
@@ -28,7 +29,8 @@ Status malformed(std::string_view what) {
 // Reads code words once, in order, and checks every one.
 class Decoder {
  public:
-  Decoder(const wire::Template& source, Program& program) : source_(source), program_(program) {}
+  Decoder(const wire::Template& source, Program& program, Trust trust)
+      : source_(source), program_(program), trust_(trust) {}
 
   Status run() {
     GENIE_TRY(resolve_ops());
@@ -43,6 +45,7 @@ class Decoder {
  private:
   Status resolve_ops() {
     auto& dispatcher = c10::Dispatcher::singleton();
+    program_.departures_seen.store(departures(), std::memory_order_relaxed);
     for (const auto* declared : *source_.ops()) {
       if (declared == nullptr) return malformed("null operator");
       const std::string name = declared->name()->str();
@@ -50,19 +53,23 @@ class Decoder {
       const std::string full = overload.empty() ? name : name + "." + overload;
       auto handle = dispatcher.findSchema({name, overload});
       if (!handle) {
-        return {Errc::kNotFound,
-                fmt::format("operator {} is not known to this node; start genie-node with the library that defines it",
-                            full)};
+        return {
+            Errc::kNotFound,
+            fmt::format("operator {} is not known to this node; start genie-node with --load-library and the library "
+                        "that defines it",
+                        full)};
       }
       if (schema_hash(handle->schema()) != declared->schema_hash()) {
         return {Errc::kVersionMismatch,
                 fmt::format("operator {} has another schema on this node; build client and node with the same library",
                             full)};
       }
-      if (const std::string_view why = refusal({name, overload}); !why.empty()) {
+      if (const std::string_view why = refusal({name, overload}, trust_); !why.empty()) {
         return {Errc::kPermission,
                 fmt::format("operator {} does not run on a node: {}; move its operands to the CPU for it", full, why)};
       }
+      if (!name.starts_with("aten::") && !name.starts_with("genie::"))
+        program_.custom_ops.emplace_back(static_cast<uint32_t>(program_.ops.size()), declared->schema_hash());
       program_.ops.push_back(*handle);
       program_.guards.push_back(guard_of(name));
       program_.op_names.push_back(full);
@@ -121,6 +128,18 @@ class Decoder {
     return take_params(node, node.rank * (node.contiguous ? 1U : 2U) + (node.zero_offset ? 0U : 1U));
   }
 
+  Status decode_resized(Node& node) {
+    uint32_t bits = 0;
+    GENIE_TRY(next(bits));
+    node.dtype = static_cast<uint8_t>(bits >> TensorBits::kDtypeShift);
+    node.rank = static_cast<uint8_t>(bits >> TensorBits::kRankShift);
+    node.contiguous = (bits & TensorBits::kContiguous) != 0;
+    node.zero_offset = true;
+    if (node.rank > wire::kMaxRank) return malformed("tensor rank too large");
+    GENIE_TRY(check_dtype(node));
+    return take_params(node, node.rank * (node.contiguous ? 1U : 2U));
+  }
+
   static Status check_dtype(const Node& node) {
     const auto type = static_cast<c10::ScalarType>(node.dtype);
     using enum c10::ScalarType;
@@ -167,6 +186,7 @@ class Decoder {
       case Tag::kUndefinedOut:
       case Tag::kIgnored:
       case Tag::kAlias: return {};
+      case Tag::kResized: return decode_resized(node);
       case Tag::kTensor: return decode_tensor(node, payload);
       case Tag::kFresh: return decode_tensor(node, payload | TensorBits::kZeroOffset);
       case Tag::kReported: return take_slot(node);
@@ -305,6 +325,7 @@ class Decoder {
         program_.slot_written[node.slot] = true;
         return {};
       case Tag::kAlias:
+      case Tag::kResized:
         return node.count < record.argument_count ? Status() : malformed(fmt::format("{}: alias out of range", name));
       case Tag::kUndefinedOut:
         return type.kind() == c10::TypeKind::TensorType ? Status()
@@ -389,6 +410,7 @@ class Decoder {
 
   const wire::Template& source_;
   Program& program_;
+  const Trust trust_;
   size_t position_ = 0;
   size_t params_used_ = 0;
 };
@@ -403,6 +425,25 @@ bool writes_argument(const Program& program, const Record& record, uint32_t argu
          program.nodes[record.first_argument + 5].count != 0;
 }
 
+Status check_still_there(const Program& program) {
+  const uint32_t now = departures();
+  if (program.custom_ops.empty() || program.departures_seen.load(std::memory_order_relaxed) == now) return {};
+  for (const auto& [op, hash] : program.custom_ops) {
+    const std::string& full = program.op_names[op];
+    const size_t dot = full.find('.');
+    const auto handle = c10::Dispatcher::singleton().findSchema(
+        {full.substr(0, dot), dot == std::string::npos ? "" : full.substr(dot + 1)});
+    // The handle of one that came back may be another: clients register their templates again for it.
+    if (handle.has_value() && *handle == program.ops[op] && schema_hash(handle->schema()) == hash) continue;
+    return {Errc::kNotFound,
+            fmt::format("operator {} has gone from this node, or is another one now: its library was unloaded "
+                        "while work with it was on the way",
+                        full)};
+  }
+  program.departures_seen.store(now, std::memory_order_relaxed);
+  return {};
+}
+
 uint64_t schema_hash(const c10::FunctionSchema& schema) {
   std::ostringstream text;
   text << schema;
@@ -410,7 +451,7 @@ uint64_t schema_hash(const c10::FunctionSchema& schema) {
   return XXH3_64bits(spelled.data(), spelled.size());
 }
 
-Result<std::shared_ptr<const Program>> compile(std::span<const std::byte> serialized) {
+Result<std::shared_ptr<const Program>> compile(std::span<const std::byte> serialized, Trust trust) {
   if (serialized.size() > kMaxTemplateBytes) return Status(Errc::kProtocol, "template: larger than 64 MiB");
   const auto* bytes = reinterpret_cast<const uint8_t*>(serialized.data());
   flatbuffers::Verifier verifier(bytes, serialized.size());
@@ -423,7 +464,8 @@ Result<std::shared_ptr<const Program>> compile(std::span<const std::byte> serial
   }
   auto program = std::make_shared<Program>();
   program->ops.reserve(source->ops()->size());  // records keep pointers into it
-  GENIE_TRY(Decoder(*source, *program).run());
+  GENIE_TRY(Decoder(*source, *program, trust).run());
+  program->check_shapes = source->check_shapes();
   program->fingerprint = XXH3_64bits(bytes, serialized.size());
   return std::shared_ptr<const Program>(std::move(program));
 }

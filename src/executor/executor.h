@@ -101,9 +101,14 @@ class Birthplace {
   virtual HostMemory place(uint64_t storage, size_t size) noexcept = 0;
 };
 
+// Which operators besides PyTorch's a template may name.
+enum class Trust : uint8_t {
+  kLibraries,  // those of the libraries that the process was told to load: who sends the template is somebody else
+  kProcess,    // all that the process has: it is its own client
+};
 // Verifies and resolves a serialized template (protocol/template.fbs). Never aborts on hostile bytes: kProtocol;
 // kNotFound names an operator that this process does not have, kVersionMismatch one with another schema.
-Result<std::shared_ptr<const Program>> compile(std::span<const std::byte> serialized);
+Result<std::shared_ptr<const Program>> compile(std::span<const std::byte> serialized, Trust trust = Trust::kLibraries);
 // The code's fingerprint as the client computes it (XXH3-128, low 64 bits).
 uint64_t fingerprint(const Program& program);
 // How many parameters and listed slots an invocation has to bring; hostile counts are refused before invoke().
@@ -152,6 +157,18 @@ struct OperatorSet {
   uint32_t count = 0;
 };
 OperatorSet operator_set();
+
+// Loads a shared library that defines operators (TORCH_LIBRARY), for the rest of the process's life: whoever may send templates
+// may run them, so their kernels must check their operands. kConfig with the loader's reason. One whose initializers throw ends
+// the process with status 2 and the reason: nothing can catch that. For a program's main function.
+Status load_operator_library(const std::string& path);
+// What the libraries loaded so define, outside of aten.
+struct LibraryOperator {
+  std::string name;      // "mine::scale"
+  std::string overload;  // "" or "out"
+  uint64_t schema_hash = 0;
+};
+std::vector<LibraryOperator> library_operators();
 
 // Puts an allocator over libtorch's for CPU memory, once and for the process: one that lets results be born where a Store was
 // told to. Without it they are born in ordinary memory. For programs that own libtorch, as genie-node does.

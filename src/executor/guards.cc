@@ -6,12 +6,14 @@
 #include <array>
 
 #include "src/executor/guard_tables.h"
+#include "src/executor/libraries.h"
 
 namespace genie::executor {
 namespace {
 
 constexpr std::string_view kOutside = "it reaches outside the session";
 constexpr std::string_view kTrusting = "its kernel trusts operands that a node cannot check";
+constexpr std::string_view kComposition = "it is a composition: clients send its parts";
 constexpr std::string_view kLayout = "its operands or results are not strided tensors";
 
 struct Refused {
@@ -86,11 +88,18 @@ bool is_composition(const c10::OperatorName& name) {
          !op->hasKernelForDispatchKey(c10::DispatchKey::CPU);
 }
 
+// What a library's kernels trust is for whoever loads it to know.
+std::string_view custom_refusal(const c10::OperatorName& name, Trust trust) {
+  if (trust == Trust::kLibraries && !is_library_operator(name))
+    return "no library that the node was started with (--load-library) defines it";
+  return is_composition(name) ? kComposition : std::string_view();
+}
+
 }  // namespace
 
-std::string_view refusal(const c10::OperatorName& name) {
+std::string_view refusal(const c10::OperatorName& name, Trust trust) {
   if (name.name.starts_with("genie::")) return {};
-  if (!name.name.starts_with("aten::")) return "nodes run PyTorch's aten operators";
+  if (!name.name.starts_with("aten::")) return custom_refusal(name, trust);
   for (const Refused& refused : kNames) {
     if (name.name == refused.name) return refused.why;
   }
@@ -98,7 +107,7 @@ std::string_view refusal(const c10::OperatorName& name) {
     if (name.name.find(refused.name) != std::string::npos) return refused.why;
   }
   // Clients send its parts, of which each is looked at; whole it would run them unseen. Linear is the exception.
-  if (name.name != "aten::linear" && is_composition(name)) return "it is a composition: clients send its parts";
+  if (name.name != "aten::linear" && is_composition(name)) return kComposition;
   return {};
 }
 

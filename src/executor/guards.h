@@ -11,10 +11,12 @@
 
 #include <string_view>
 
+#include "src/executor/executor.h"
+
 namespace genie::executor {
 
 // Why nodes do not run this operator at all; empty when they do.
-std::string_view refusal(const c10::OperatorName& name);
+std::string_view refusal(const c10::OperatorName& name, Trust trust = Trust::kLibraries);
 
 // Throws c10::Error when the operands (the stack, before the call) would make the kernel leave them.
 using Guard = void (*)(const torch::jit::Stack& operands);

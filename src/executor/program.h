@@ -5,8 +5,10 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include <atomic>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "src/executor/executor.h"
@@ -66,7 +68,15 @@ class Program {
   std::vector<uint32_t> bound_slots;  // slots that an invocation binds, in order
   std::vector<int64_t> default_params;
   uint64_t fingerprint = 0;
+  bool check_shapes = false;
+  // Operators of libraries, which may go from a process: their place in `ops`, their schemas, and what departures() said when
+  // they were last seen to be there.
+  std::vector<std::pair<uint32_t, uint64_t>> custom_ops;
+  mutable std::atomic<uint32_t> departures_seen{0};
 };
+
+// kNotFound when one of its operators has gone since it was compiled.
+Status check_still_there(const Program& program);
 
 // Whether the operator changes that argument in place.
 bool writes_argument(const Program& program, const Record& record, uint32_t argument);

@@ -1,5 +1,6 @@
 // Replay: runs programs over a session's storages, record by record, on real tensors with true aliasing.
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_strided.h>
@@ -69,6 +70,44 @@ size_t bytes_of(const Node& node, std::span<const int64_t> params) {
   const Geometry geometry(node, params);
   const size_t item_bytes = c10::elementSize(static_cast<c10::ScalarType>(node.dtype));
   return bytes_spanned(geometry.sizes, geometry.strides, 0, item_bytes);
+}
+
+constexpr std::string_view kWrongPromise =
+    "its Meta kernel or its shape function is wrong (for an operator of PyTorch: please report it)";
+
+std::string layout_text(c10::ScalarType dtype, at::IntArrayRef sizes, at::IntArrayRef strides) {
+  std::ostringstream text;
+  text << dtype << sizes << " with strides " << strides;
+  return text.str();
+}
+
+ReplayError broken_promise(const at::Tensor& real, const std::string& promised) {
+  return ReplayError(Errc::kInternal, fmt::format("gives {} where {} was promised: {}",
+                                                  layout_text(real.scalar_type(), real.sizes(), real.strides()),
+                                                  promised, kWrongPromise));
+}
+
+// Strides count where a step along them leads to another element. What is expanded or has gaps cannot be promised: the
+// client then takes it to be dense, in the order of its dimensions.
+bool keeps_promise(const Geometry& promised, c10::ScalarType dtype, const at::Tensor& real) {
+  if (real.scalar_type() != dtype || real.sizes() != at::IntArrayRef(promised.sizes)) return false;
+  if (real.numel() == 0) return true;
+  const auto strides = real.is_non_overlapping_and_dense() ? real.strides().vec()
+                                                           : at::infer_dense_strides(real.sizes(), real.strides());
+  for (size_t i = 0; i < strides.size(); ++i) {
+    if (promised.sizes[i] != 1 && strides[i] != promised.strides[i]) return false;
+  }
+  return true;
+}
+
+// Of an argument after the call.
+void check_promise(const Node& node, std::span<const int64_t> params, const at::Tensor& real) {
+  const Geometry promised(node, params);
+  const auto dtype = static_cast<c10::ScalarType>(node.dtype);
+  const bool same = real.is_non_overlapping_and_dense()
+                        ? keeps_promise(promised, dtype, real)
+                        : real.scalar_type() == dtype && real.sizes() == at::IntArrayRef(promised.sizes);
+  if (!same) throw broken_promise(real, layout_text(dtype, promised.sizes, promised.strides));
 }
 
 class CpuStore final : public Store {
@@ -230,9 +269,11 @@ class CpuStore final : public Store {
   c10::IValue list_argument(const Program& program, const Node& node, const c10::Type& element,
                             std::span<const int64_t> params);
   at::Tensor operand(const Node& node, std::span<const int64_t> params) const;
-  void take_output(const Program& program, const Node& node, const c10::IValue& value, std::span<const int64_t> params,
+  std::string operands_of(const Program& program, const Record& record, std::span<const int64_t> params) const;
+  void take_output(const Program& program, const Record& record, const Node& node, const c10::IValue& value,
+                   std::span<const int64_t> params, InvokeOutcome& outcome);
+  void take_tensor(const Node& node, at::Tensor tensor, std::span<const int64_t> params, bool check,
                    InvokeOutcome& outcome);
-  void take_tensor(const Node& node, at::Tensor tensor, std::span<const int64_t> params, InvokeOutcome& outcome);
   at::Generator generator(uint32_t number) {
     if (generators_.size() >= options_.generators_max && !generators_.contains(number)) {
       throw ReplayError(Errc::kQuotaExceeded,
@@ -354,7 +395,9 @@ InvokeOutcome CpuStore::invoke(const Program& program, std::span<const SlotBindi
     return outcome;
   }
   if (at::get_num_threads() != options_.threads) at::set_num_threads(options_.threads);
-  if (const Status bound = bind(program, slots, outcome); !bound.ok()) {
+  Status bound = check_still_there(program);
+  if (bound.ok()) bound = bind(program, slots, outcome);
+  if (!bound.ok()) {
     outcome.status = bound;
     outcome.failed_record = 0;
     poison(program, slots, bound);
@@ -509,11 +552,42 @@ c10::IValue CpuStore::list_argument(const Program& program, const Node& node, co
   return list;
 }
 
+// "self=Float[2, 3], tensors=[Float[4], Long[2, 2]]"
+std::string CpuStore::operands_of(const Program& program, const Record& record, std::span<const int64_t> params) const {
+  constexpr uint32_t kShown = 8;  // elements of a list
+  const auto& arguments = record.op->schema().arguments();
+  std::string out;
+  for (uint32_t i = 0; i < record.argument_count; ++i) {
+    const Node& node = program.nodes[record.first_argument + i];
+    std::string text;
+    if (node.tag == Tag::kTensor) {
+      text = describe(operand(node, params));
+    } else if (node.tag == Tag::kScalarTensor) {
+      text = describe(scalar_operand(node, params));
+    } else if (node.tag == Tag::kList) {
+      for (uint32_t k = 0; k < std::min(node.count, kShown); ++k) {
+        const Node& child = program.nodes[node.first_child + k];
+        if (child.tag != Tag::kTensor) continue;
+        text += (text.empty() ? "" : ", ") + describe(operand(child, params));
+      }
+      if (text.empty()) continue;
+      text = node.count > kShown ? fmt::format("[{}, ... {} in all]", text, node.count) : "[" + text + "]";
+    } else {
+      continue;
+    }
+    out += (out.empty() ? "" : ", ") + arguments[i].name() + "=" + text;
+  }
+  return out;
+}
+
 void CpuStore::run_record(const Program& program, const Record& record, std::span<const int64_t> params,
                           InvokeOutcome& outcome) {
   const auto& schema = record.op->schema();
   stack_.clear();
-  std::string operands;
+  // The stack is half consumed then: rebuilt is what the user needs to see.
+  const auto fail = [&](std::string_view why) {
+    throw ReplayError(Errc::kOpFailed, fmt::format("({}): {}", operands_of(program, record, params), why));
+  };
   try {
     for (uint32_t i = 0; i < record.argument_count; ++i) {
       stack_.push_back(
@@ -522,16 +596,18 @@ void CpuStore::run_record(const Program& program, const Record& record, std::spa
     if (record.guard != nullptr) record.guard(stack_);
     record.op->callBoxed(&stack_);
   } catch (const c10::Error& error) {
-    // The stack is half consumed: rebuild what the user needs to see.
-    for (uint32_t i = 0; i < record.argument_count; ++i) {
-      const Node& node = program.nodes[record.first_argument + i];
-      if (node.tag != Tag::kTensor) continue;
-      operands += (operands.empty() ? "" : ", ") + schema.arguments()[i].name() + "=" + describe(operand(node, params));
-    }
-    throw ReplayError(Errc::kOpFailed, fmt::format("({}): {}", operands, error.what_without_backtrace()));
+    fail(error.what_without_backtrace());
+  } catch (const ReplayError&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {
+    fail(error.what());
+  } catch (...) {
+    fail("its kernel threw something that is not an exception");  // a library's: PyTorch's do not
   }
   for (uint32_t i = 0; i < record.output_count; ++i) {
-    take_output(program, program.nodes[record.first_output + i], stack_[i], params, outcome);
+    take_output(program, record, program.nodes[record.first_output + i], stack_[i], params, outcome);
   }
   for (uint32_t i = 0; i < record.dead_count; ++i) {
     Slot& dead = slots_[program.dead_slots[record.first_dead + i]];
@@ -540,19 +616,33 @@ void CpuStore::run_record(const Program& program, const Record& record, std::spa
   }
 }
 
-void CpuStore::take_output(const Program& program, const Node& node, const c10::IValue& value,
+void CpuStore::take_output(const Program& program, const Record& record, const Node& node, const c10::IValue& value,
                            std::span<const int64_t> params, InvokeOutcome& outcome) {
+  const bool check = program.check_shapes;
   switch (node.tag) {
     case Tag::kFresh:
-    case Tag::kReported: take_tensor(node, value.toTensor(), params, outcome); return;
+    case Tag::kReported: take_tensor(node, value.toTensor(), params, check, outcome); return;
     case Tag::kListOut: {
       const auto tensors = value.toTensorVector();
       if (tensors.size() != node.count)
-        throw ReplayError(Errc::kInternal, "the result list has another length than the client expects");
+        throw ReplayError(Errc::kInternal, fmt::format("gives a list of {} tensors, {} were promised: {}",
+                                                       tensors.size(), node.count, kWrongPromise));
       for (uint32_t i = 0; i < node.count; ++i) {
         const Node& child = program.nodes[node.first_child + i];
-        if (child.tag == Tag::kFresh || child.tag == Tag::kReported) take_tensor(child, tensors[i], params, outcome);
+        if (child.tag == Tag::kFresh || child.tag == Tag::kReported)
+          take_tensor(child, tensors[i], params, check, outcome);
       }
+      return;
+    }
+    case Tag::kUndefinedOut:
+      if (check && value.isTensor() && value.toTensor().defined()) throw broken_promise(value.toTensor(), "nothing");
+      return;
+    case Tag::kResized:
+      if (check && value.isTensor()) check_promise(node, params, value.toTensor());
+      return;
+    case Tag::kAlias: {
+      const Node& argument = program.nodes[record.first_argument + node.count];
+      if (check && value.isTensor() && argument.tag == Tag::kTensor) check_promise(argument, params, value.toTensor());
       return;
     }
     default: return;
@@ -560,12 +650,14 @@ void CpuStore::take_output(const Program& program, const Node& node, const c10::
 }
 
 // A fresh result becomes its slot's storage. The client's strides are a promise: where the kernel chose others, re-lay.
-void CpuStore::take_tensor(const Node& node, at::Tensor tensor, std::span<const int64_t> params,
+void CpuStore::take_tensor(const Node& node, at::Tensor tensor, std::span<const int64_t> params, bool check,
                            InvokeOutcome& outcome) {
   Slot& slot = slots_[node.slot];
   const bool reported = node.tag == Tag::kReported;
   if (!tensor.defined()) {
-    if (!reported) throw ReplayError(Errc::kInternal, "a result that the client expects is undefined");
+    if (!reported)
+      throw ReplayError(Errc::kInternal,
+                        fmt::format("gives an undefined tensor where one was promised: {}", kWrongPromise));
     outcome.reported.push_back(ReportedTensor{.defined = false});
     slot = Slot{fresh_storage(0), true};
     return;
@@ -585,12 +677,10 @@ void CpuStore::take_tensor(const Node& node, at::Tensor tensor, std::span<const 
                                               tensor.storage().nbytes()});
   } else {
     const Geometry promised(node, params);
-    if (tensor.sizes() != at::IntArrayRef(promised.sizes) ||
-        tensor.scalar_type() != static_cast<c10::ScalarType>(node.dtype)) {
-      std::ostringstream text;
-      text << "gives " << describe(tensor) << " where the client expects " << static_cast<c10::ScalarType>(node.dtype)
-           << at::IntArrayRef(promised.sizes) << "; please report this operator";
-      throw ReplayError(Errc::kInternal, text.str());
+    const auto dtype = static_cast<c10::ScalarType>(node.dtype);
+    if (tensor.sizes() != at::IntArrayRef(promised.sizes) || tensor.scalar_type() != dtype ||
+        (check && !keeps_promise(promised, dtype, tensor))) {
+      throw broken_promise(tensor, layout_text(dtype, promised.sizes, promised.strides));
     }
     if (shared || tensor.strides() != at::IntArrayRef(promised.strides)) {
       at::Tensor laid = at::empty_strided(promised.sizes, promised.strides, tensor.options());

@@ -35,6 +35,7 @@ session::NodeInfo Node::info() const {
   info.torch_version = executor::operator_set().torch_version;
   info.templates_max = options_.session_limits.templates;
   info.template_bytes_max = options_.session_limits.template_bytes;
+  info.shares_process = options_.session_limits.trust == executor::Trust::kProcess;
   for (const auto& device : devices_) {
     info.devices.push_back({.kind = device->options().kind,
                             .threads = device->options().threads,

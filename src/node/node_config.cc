@@ -17,7 +17,9 @@ namespace genie::node {
 namespace {
 
 constexpr const char* kKeys =
-    "name, listen, transport, device, threads, memory_quota, max_sessions, max_templates, polling, token_file, drain_timeout_s";
+    "name, listen, transport, device, threads, memory_quota, max_sessions, max_templates, polling, token_file, "
+    "drain_timeout_s, "
+    "load_library";
 
 Status wrong(const std::string& where, std::string_view key, const std::string& value, std::string_view allowed) {
   return {Errc::kConfig, where + std::string(key) + ": '" + value + "' is wrong; allowed: " + std::string(allowed)};
@@ -94,10 +96,14 @@ Status set_config(std::string_view key, const std::string& value, const std::str
   } else if (key == "max_sessions") {
     if (!parse_number<uint64_t>(value, 1, 65536, config.max_sessions)) return wrong(where, key, value, "1 to 65536");
   } else if (key == "max_templates") {
-    if (!parse_number<uint64_t>(value, 1, 1U << 20, config.max_templates)) return wrong(where, key, value, "1 to 1048576");
+    if (!parse_number<uint64_t>(value, 1, 1U << 20, config.max_templates))
+      return wrong(where, key, value, "1 to 1048576");
   } else if (key == "polling") {
     if (value != "adaptive" && value != "busy") return wrong(where, key, value, "adaptive, busy");
     config.polling = value;
+  } else if (key == "load_library") {
+    if (value.empty()) return wrong(where, key, value, "the path of a shared library");
+    config.load_libraries.push_back(value);
   } else if (key == "token_file") {
     config.token_file = value;
   } else if (key == "drain_timeout_s") {
@@ -129,7 +135,8 @@ Status read_config_file(const std::string& path, NodeConfig& config) {
       config.listen.clear();
       listen_seen = true;
     }
-    if (key == "listen" && entry.second.IsSequence()) {
+    const bool list = key == "listen" || key == "load_library";
+    if (list && entry.second.IsSequence()) {
       for (const YAML::Node& item : entry.second) GENIE_TRY(set_config(key, text_of(item), at(item.Mark()), config));
       continue;
     }

@@ -26,6 +26,7 @@ struct NodeConfig {
   std::string polling = "adaptive";
   std::string token_file;
   uint64_t drain_timeout_s = 30;
+  std::vector<std::string> load_libraries;  // that define operators
 };
 
 // Overwrites in `config` what the file sets.

@@ -216,6 +216,9 @@ Result<control::OpenAnswer> NodeServer::open(const control::OpenOrder& order) {
   answer.in_flight_max = options_.node.session_limits.in_flight;
   answer.templates_max = options_.node.session_limits.templates;
   answer.template_bytes_max = options_.node.session_limits.template_bytes;
+  for (executor::LibraryOperator& op : executor::library_operators()) {
+    answer.operators.push_back({std::move(op.name), std::move(op.overload), op.schema_hash});
+  }
   return answer;
 }
 

@@ -54,7 +54,8 @@ SessionState::SessionState(uint64_t number, std::string place, int threads, Sess
 
 Result<uint64_t> SessionState::add_template(std::span<const std::byte> serialized, std::span<const uint64_t> forget) {
   const auto check_room = [&]() -> Status {
-    if (templates_.size() < limits_.templates && serialized.size() <= limits_.template_bytes - template_bytes_) return {};
+    if (templates_.size() < limits_.templates && serialized.size() <= limits_.template_bytes - template_bytes_)
+      return {};
     return {Errc::kQuotaExceeded, place_ + ": the session holds " + std::to_string(templates_.size()) + " templates (" +
                                       std::to_string(template_bytes_) +
                                       " bytes), the node allows no more: forget some, or raise the node's limit"};
@@ -69,7 +70,7 @@ Result<uint64_t> SessionState::add_template(std::span<const std::byte> serialize
     }
     GENIE_TRY(check_room());
   }
-  Result<std::shared_ptr<const executor::Program>> program = executor::compile(serialized);
+  Result<std::shared_ptr<const executor::Program>> program = executor::compile(serialized, limits_.trust);
   if (!program) return located(program.status());
   const std::lock_guard lock(template_mutex_);
   if (closed()) return Status(Errc::kCancelled, place_ + ": the session is closed");

@@ -28,6 +28,7 @@ struct SessionLimits {
   uint64_t template_bytes = 256ULL << 20;  // of all templates, serialized
   uint64_t result_bytes = 1ULL << 30;      // of results that a client in another process keeps where the node made them
   uint32_t in_flight = 256;                // submissions accepted and not yet answered
+  executor::Trust trust = executor::Trust::kLibraries;
 };
 
 class SessionState {

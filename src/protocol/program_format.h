@@ -43,6 +43,8 @@ enum class Tag : uint8_t {
   kListOut = 19,   // payload: length; that many outputs follow
   kReported = 20,  // next word: slot. Shape unknown to the client: metadata goes back in the completion
   kIgnored = 21,   // not a tensor
+  kResized =
+      22,  // as kAlias, and what the argument looks like then. Next word: TensorBits. Parameters: sizes, [strides]
 };
 
 // Payload of kTensor and kFresh.

@@ -165,8 +165,7 @@ class EmbeddedLink final : public Link {
 
   const NodeInfo& node() const override { return info_; }
 
-  Result<uint64_t> register_template(std::span<const std::byte> serialized,
-                                     std::span<const uint64_t> forget) override {
+  Result<uint64_t> register_template(std::span<const std::byte> serialized, std::span<const uint64_t> forget) override {
     Result<uint64_t> id = session_->add_template(serialized, forget);
     if (id) add(counted_->templates_registered, 1);
     return id;
@@ -311,7 +310,8 @@ void EmbeddedLink::close() {
 
 Result<std::shared_ptr<node::Node>> process_node() {
   static auto* const instance = new Result<std::shared_ptr<node::Node>>([]() -> Result<std::shared_ptr<node::Node>> {
-    Result<std::unique_ptr<node::Node>> made = node::Node::make({.name = "embedded"});
+    Result<std::unique_ptr<node::Node>> made =
+        node::Node::make({.name = "embedded", .session_limits = {.trust = executor::Trust::kProcess}});
     GENIE_TRY(made.status());
     return std::shared_ptr<node::Node>(std::move(*made));
   }());

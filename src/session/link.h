@@ -14,6 +14,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "datapath/base/clock.h"
@@ -37,10 +38,14 @@ struct NodeInfo {
   std::string name;
   std::string version;  // of Genie
   std::string torch_version;
-  std::string transport;  // "embedded", "shm", ...
-  uint64_t templates_max = 0;  // that a session may have registered at a time,
+  std::string transport;            // "embedded", "shm", ...
+  uint64_t templates_max = 0;       // that a session may have registered at a time,
   uint64_t template_bytes_max = 0;  // and their bytes together
   std::vector<DeviceInfo> devices;
+  // Operators besides PyTorch's that the node runs: whatever this process has, or those of its libraries, as
+  // "namespace::name.overload", with the hash of their schemas.
+  bool shares_process = false;
+  std::unordered_map<std::string, uint64_t> operators;
 };
 
 struct LinkOptions {

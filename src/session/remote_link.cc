@@ -28,8 +28,7 @@ class RemoteLink final : public Link {
 
   const NodeInfo& node() const override { return info_; }
 
-  Result<uint64_t> register_template(std::span<const std::byte> serialized,
-                                     std::span<const uint64_t> forget) override {
+  Result<uint64_t> register_template(std::span<const std::byte> serialized, std::span<const uint64_t> forget) override {
     if (Status failure = core_->failure(); !failure.ok()) return failure;
     Result<uint64_t> id =
         control_->register_template(session_id_, serialized, forget, Deadline::after_ms(options_.progress_timeout_ms));
@@ -80,6 +79,9 @@ NodeInfo info_of(const control::OpenAnswer& answer) {
   info.transport = answer.transport;
   info.templates_max = answer.templates_max;
   info.template_bytes_max = answer.template_bytes_max;
+  for (const control::OperatorEntry& op : answer.operators) {
+    info.operators.emplace(op.overload.empty() ? op.name : op.name + "." + op.overload, op.schema_hash);
+  }
   for (const control::DeviceEntry& device : answer.devices) {
     info.devices.push_back(
         {.kind = device.kind, .threads = static_cast<int>(device.threads), .memory_bytes = device.memory_bytes});

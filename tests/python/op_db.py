@@ -164,10 +164,11 @@ def full_name(op):
     return f"{op.name}.{op.variant_test_name}" if op.variant_test_name else op.name
 
 
-def start_node(program, folder):
+def start_node(program, folder, *flags):
     address = f"unix:{folder}/node.sock"
     log = open(f"{folder}/node.log", "w+", encoding="utf-8")
-    node = subprocess.Popen([program, "--listen", address, "--threads", "1"], stderr=log, stdin=subprocess.DEVNULL)
+    command = [program, "--listen", address, "--threads", "1", *flags]
+    node = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
     for _ in range(600):
         with open(log.name, encoding="utf-8") as text:
             if "ready" in text.read():

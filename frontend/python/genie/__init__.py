@@ -20,21 +20,28 @@ from genie_native import (
     Stats,
     connect,
     describe,
+    _set_source_finder,
     graph,
     is_capturing,
+    is_checking_shapes,
     is_lazy,
     is_materialized,
     is_remote,
+    is_tracing_lines,
     materialize,
+    register_shape_function,
+    set_check_shapes,
     set_lazy,
+    set_trace_lines,
     stats,
     synchronize,
 )
 
-from . import _device
+from . import _device, _trace
 from ._capture import capture
 
 _device.register()
+_set_source_finder(_trace.where)
 
 # Names of Genie's first prototype, kept for the programs that use them.
 get_graph = graph
@@ -71,11 +78,16 @@ __all__ = [
     "get_graph",
     "graph",
     "is_capturing",
+    "is_checking_shapes",
     "is_lazy",
     "is_materialized",
     "is_remote",
+    "is_tracing_lines",
     "materialize",
+    "register_shape_function",
+    "set_check_shapes",
     "set_lazy",
+    "set_trace_lines",
     "stats",
     "synchronize",
 ]

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, Callable
 
 import torch
 
@@ -100,6 +100,20 @@ def set_lazy(lazy: bool) -> None:
     """False: every operator runs on the node before its call returns."""
 
 def is_lazy() -> bool: ...
+def register_shape_function(op: str, function: Callable[..., Any] | None) -> None:
+    """Says what the results of "namespace::name" look like, before everything else: the function gets the call's arguments (tensors
+    have sizes and dtypes, no values) and returns a tensor that looks like the result (torch.empty(..., device="meta")), a
+    list of these for a list, a tuple for several results, or None when it does not know. None as the function takes it away."""
+
+def set_check_shapes(check: bool) -> None:
+    """True: the node compares the result of every operator with what was expected of it (also GENIE_CHECK_SHAPES=1)."""
+
+def is_checking_shapes() -> bool: ...
+def set_trace_lines(trace: bool) -> None:
+    """True: errors from the node say which line of the program captured the operator, and in which module (also
+    GENIE_TRACE_LINES=1). Costs tens of microseconds per operator."""
+
+def is_tracing_lines() -> bool: ...
 def stats() -> Stats: ...
 def graph() -> Graph:
     """The capture that the thread finished last; when there is none, what is pending, else what was sent last."""
