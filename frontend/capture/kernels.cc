@@ -180,9 +180,8 @@ at::Tensor dropout(const at::Tensor& input, double p, bool train) {
 }
 
 std::tuple<at::Tensor, at::Tensor> native_dropout(const at::Tensor& input, double p, std::optional<bool> train) {
-  if (input.numel() == 0 || (train.has_value() && !*train) || p == 0) {
-    return {input.clone(), at::ones_like(input, input.options().dtype(at::kBool))};
-  }
+  if (input.numel() == 0) return {input, at::empty_like(input)};
+  if (train.has_value() && !*train) return {input.clone(), at::ones_like(input, input.options().dtype(at::kBool))};
   at::Tensor mask = at::empty_like(input, input.options().dtype(at::kBool));
   mask.bernoulli_(1 - p);
   return {input.mul(mask).mul_(p == 1 ? 0.0 : 1.0 / (1.0 - p)), mask};

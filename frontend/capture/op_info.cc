@@ -149,10 +149,15 @@ void fill(OpInfo& info) {
   info.has_meta = info.handle.hasKernelForDispatchKey(c10::DispatchKey::Meta) ||
                   info.handle.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) ||
                   info.handle.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutogradNonFunctional);
+  info.meta_is_stand_in = !info.handle.hasKernelForDispatchKey(c10::DispatchKey::Meta) &&
+                          info.handle.hasKernelForDispatchKey(c10::DispatchKey::CPU);
+  info.keeps_format = name == "aten::reflection_pad3d" || name == "aten::replication_pad2d" ||
+                      name == "aten::replication_pad3d" || name == "aten::pixel_unshuffle";
   // Their meta kernels promise sizes, or strides, that the CPU's kernels do not give: the node says.
-  for (const std::string_view misled : {"aten::_embedding_bag", "aten::_embedding_bag_forward_only",
-                                        "aten::_linalg_svd", "aten::linalg_eig", "aten::_fft_r2c", "aten::_fft_c2r"}) {
-    if (name == misled) info.has_meta = false;
+  for (const std::string_view misled :
+       {"aten::_embedding_bag", "aten::_embedding_bag_forward_only", "aten::_linalg_svd", "aten::linalg_eig",
+        "aten::_fft_r2c", "aten::_fft_c2r", "aten::isin.Scalar_Tensor_out"}) {
+    if (name == misled || info.name == misled) info.has_meta = false;
   }
   // Own shape functions know functional results only: an out= variant also resizes its argument.
   bool returns_argument = false;

@@ -71,7 +71,9 @@ struct OpInfo {
   bool hidden_running_stats = false;  // native_batch_norm writes arguments 3 and 4 in training
   bool resizes_out = false;           // an out= variant
   bool has_meta = false;
-  bool bookkeeping = false;  // ours, not the program's: genie::alloc
+  bool meta_is_stand_in = false;  // a composition, while the CPU has a kernel of its own
+  bool keeps_format = false;      // the CPU's kernel keeps its input's memory format, the meta kernel does not
+  bool bookkeeping = false;       // ours, not the program's: genie::alloc
   OwnShapes shape = nullptr;
   std::atomic<const UserShapes*> user_shapes{nullptr};  // what the program registered
   std::atomic<uint32_t> shape_epoch{0};                 // answers of an earlier one do not count any more

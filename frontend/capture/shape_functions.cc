@@ -124,6 +124,18 @@ bool layer_norm_backward(ShapeRequest& request) {
   return true;
 }
 
+// native_group_norm(input, weight, bias, N, C, HxW, groups, eps)
+bool group_norm(ShapeRequest& request) {
+  const at::Tensor& input = request.tensor(0);
+  const int64_t count = request.args[3].toInt();
+  const int64_t groups = request.args[6].toInt();
+  if (input.dim() < 2 || count < 0 || groups < 1) return false;
+  request.add_format(input.sizes(), input.scalar_type(), input.suggest_memory_format());
+  request.add({count, groups}, statistics_type(request, 1));
+  request.add({count, groups}, statistics_type(request, 1));
+  return true;
+}
+
 // linear(input, weight, bias)
 bool linear(ShapeRequest& request) {
   const at::Tensor& input = request.tensor(0);
@@ -205,6 +217,21 @@ bool index_select(ShapeRequest& request) {
     sizes[static_cast<size_t>(dim)] = index.dim() == 0 ? 1 : index.size(0);
   }
   request.add(sizes, self.scalar_type());
+  return true;
+}
+
+// index_add, index_reduce(self, dim, index, source, ...): the meta kernel fails where there is nothing to add.
+bool index_add(ShapeRequest& request) {
+  const at::Tensor& self = request.tensor(0);
+  if (self.numel() > 0 && request.tensor(3).numel() > 0) return false;
+  request.op.returns[0].alias_of >= 0 ? request.out.list_length.push_back(-1)
+                                      : request.add(self.sizes(), self.scalar_type());
+  return true;
+}
+
+// isin.Scalar_Tensor(element, test_elements, ...): the meta kernel says [0]
+bool one_boolean(ShapeRequest& request) {
+  request.add({}, c10::ScalarType::Bool);
   return true;
 }
 
@@ -304,6 +331,7 @@ OwnShapes find_shape_function(std::string_view name) {
       {"aten::native_batch_norm_backward", batch_norm_backward},
       {"aten::native_layer_norm", layer_norm},
       {"aten::native_layer_norm_backward", layer_norm_backward},
+      {"aten::native_group_norm", group_norm},
       {"aten::linear", linear},
       {"aten::embedding", embedding},
       {"aten::embedding_dense_backward", embedding_backward},
@@ -311,6 +339,11 @@ OwnShapes find_shape_function(std::string_view name) {
       {"aten::nonzero_static", nonzero_static},
       {"aten::where", where},
       {"aten::index_select", index_select},
+      {"aten::index_add", index_add},
+      {"aten::index_add_", index_add},
+      {"aten::index_reduce", index_add},
+      {"aten::index_reduce_", index_add},
+      {"aten::isin.Scalar_Tensor", one_boolean},
       {"aten::_scaled_dot_product_flash_attention_for_cpu", flash_attention},
       {"aten::_scaled_dot_product_flash_attention_for_cpu_backward", flash_attention_backward},
       {"aten::_histogramdd_bin_edges", bin_edges},

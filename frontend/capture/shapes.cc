@@ -141,6 +141,14 @@ bool blames_meta(std::string_view text) {
   return text.find("meta") != std::string_view::npos || text.find("Meta") != std::string_view::npos;
 }
 
+TensorMeta formatted_meta(at::IntArrayRef sizes, c10::ScalarType dtype, c10::MemoryFormat format) {
+  switch (format) {
+    case c10::MemoryFormat::ChannelsLast: return dense_meta(sizes, c10::get_channels_last_strides_2d(sizes), dtype);
+    case c10::MemoryFormat::ChannelsLast3d: return dense_meta(sizes, c10::get_channels_last_strides_3d(sizes), dtype);
+    default: return dense_meta(sizes, c10::contiguous_strides(sizes), dtype);
+  }
+}
+
 // Runs the operator on meta tensors; false when libtorch has no meta kernel for it.
 bool run_meta(const OpInfo& op, c10::ArrayRef<c10::IValue> args, OutputMeta& out) {
   // A library's Meta kernel may come later than its operator.
@@ -159,6 +167,8 @@ bool run_meta(const OpInfo& op, c10::ArrayRef<c10::IValue> args, OutputMeta& out
   } catch (const c10::NotImplementedError&) {
     return false;
   } catch (const c10::Error& error) {
+    // A composition that stands in for the CPU's kernel may refuse what that kernel takes.
+    if (op.meta_is_stand_in) return false;
     // Kernels that look at values fail on meta tensors for a reason that is not the user's.
     if (blames_meta(error.what_without_backtrace())) return false;
     throw;
@@ -181,6 +191,10 @@ bool run_meta(const OpInfo& op, c10::ArrayRef<c10::IValue> args, OutputMeta& out
     const auto tensors = stack[i].toTensorVector();
     out.list_length.push_back(static_cast<int32_t>(tensors.size()));
     for (const at::Tensor& tensor : tensors) add_meta_of(tensor, out);
+  }
+  if (op.keeps_format && !out.tensors.empty()) {
+    TensorMeta& result = out.tensors.front();
+    result = formatted_meta(result.sizes, result.dtype, args[0].toTensor().suggest_memory_format());
   }
   for (const auto& [index, tensor] : written) {
     if (tensor.sizes() == args[index].toTensor().sizes()) continue;
@@ -220,13 +234,7 @@ void ShapeRequest::add(at::IntArrayRef sizes, c10::ScalarType dtype) {
 
 void ShapeRequest::add_format(at::IntArrayRef sizes, c10::ScalarType dtype, c10::MemoryFormat format) {
   out.list_length.push_back(-1);
-  if (format == c10::MemoryFormat::ChannelsLast) {
-    out.tensors.push_back(dense_meta(sizes, c10::get_channels_last_strides_2d(sizes), dtype));
-  } else if (format == c10::MemoryFormat::ChannelsLast3d) {
-    out.tensors.push_back(dense_meta(sizes, c10::get_channels_last_strides_3d(sizes), dtype));
-  } else {
-    out.tensors.push_back(dense_meta(sizes, c10::contiguous_strides(sizes), dtype));
-  }
+  out.tensors.push_back(formatted_meta(sizes, dtype, format));
 }
 
 void ShapeRequest::add_like(const at::Tensor& like) {
