@@ -142,14 +142,14 @@ class ContextCall {
     }
   }
 
-  // Undefined: the operand stays. Beside remote operands numbers travel by value.
+  // Undefined: the operand stays.
   at::Tensor stand_in_for(const at::Tensor& tensor, bool write) {
     if (!can_lift(tensor) || tensor.unsafeGetTensorImpl()->is_wrapped_number()) return {};
     if (write) {
       written_.emplace_back(tensor, info_.out_variant ? blank(tensor) : lift(tensor, target_).clone());
       return written_.back().second;
     }
-    if (on_remote_ && tensor.dim() == 0 && !tensor.requires_grad()) return {};
+    if (on_remote_ && info_.takes_numbers && tensor.dim() == 0 && !tensor.requires_grad()) return {};
     lifted_.emplace_back(tensor, lift(tensor, target_));
     return lifted_.back().second;
   }

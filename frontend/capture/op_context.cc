@@ -1,5 +1,7 @@
 #include "frontend/capture/op_context.h"
 
+#include <ATen/core/enum_tag.h>
+
 #include <algorithm>
 #include <deque>
 #include <memory>
@@ -98,6 +100,7 @@ OpContext read(const c10::OperatorHandle& op) {
   const bool node_runs_it = op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) ||
                             executor::refusal(schema.operator_name()).empty();
   out.lifts_alone = !writes && full.starts_with("aten::") && returns_tensors(schema) && node_runs_it;
+  out.takes_numbers = op.hasTag(at::Tag::pointwise);
   out.fills_tensor = full == "aten::select" || full == "aten::fill_";
   out.arguments = schema.arguments().data();
   return out;

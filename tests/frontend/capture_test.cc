@@ -161,6 +161,20 @@ TEST_F(Context, AModelThatWasNeverMovedWorksAndTravelsOnce) {
   EXPECT_EQ(session->stats().uploads, second.uploads + 1) << "its version moved";
 }
 
+// Pointwise operators take them by value; others, whose gradients keep them, as tensors.
+TEST_F(Context, OperandsWithoutDimensions) {
+  const auto target = torch::tensor(2);
+  const auto x = torch::randn({4});
+  const auto run = [&] {
+    auto logits = x.clone().requires_grad_();
+    (torch::nll_loss(torch::log_softmax(logits, 0) * torch::tensor(2.0F, torch::kCPU), target)).backward();
+    return logits.grad();
+  };
+  const auto expected = run();
+  const Capture capture;
+  EXPECT_TRUE(torch::equal(run(), expected));
+}
+
 // However the program writes, the next use sees it.
 TEST_F(Context, WritesAreSeen) {
   auto weight = torch::ones({300});

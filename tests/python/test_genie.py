@@ -250,6 +250,14 @@ def test_a_forked_child_is_told(device):
     assert "fork" in answer
 
 
+def test_numbers_on_the_cpu_mix(device):
+    x = torch.arange(3.0, device=device)
+    assert (x * torch.tensor(2.0)).cpu().tolist() == [0, 2, 4]
+    assert torch.where(torch.tensor(True), x, x + 1).cpu().tolist() == [0, 1, 2]
+    assert torch.where(torch.tensor(False), x, torch.tensor(5.0)).cpu().tolist() == [5, 5, 5]
+    assert (x * torch.tensor(True)).dtype == torch.float32
+
+
 # Last: from the first finished capture on, genie.graph() gives the latest.
 
 
