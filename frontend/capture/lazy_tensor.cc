@@ -29,7 +29,7 @@ void refuse_layout() {
 }
 
 void rethrow_poison(StorageState& state) {
-  state.session->failure_seen();
+  state.session->failure_seen(*state.error);
   throw Error(*state.error);
 }
 

@@ -149,8 +149,9 @@ void append(Stream& stream, OpInfo& op, Call& call) {
 // The program learns of a failure here: synchronize() need not say it again.
 void raise_if_failed(SessionCore& core, session::Ticket& ticket) {
   if (ticket.outcome().status.ok()) return;
-  core.failure_seen();
-  throw Error(core.failure_of(ticket));
+  const Status why = core.failure_of(ticket);
+  core.failure_seen(why);
+  throw Error(why);
 }
 
 // The shapes are unknown: append, flush, and let the node say. In one go, so that no other thread's flush takes the record along

@@ -537,9 +537,9 @@ void SessionCore::close() {
   link_->close();
 }
 
-void SessionCore::failure_seen() {
+void SessionCore::failure_seen(const Status& told) {
   const std::lock_guard<std::mutex> guard(flights_mutex_);
-  unseen_failure_ = Status();
+  if (told.code() == unseen_failure_.code() && told.text() == unseen_failure_.text()) unseen_failure_ = Status();
 }
 
 std::vector<std::string> SessionCore::last_failures() {

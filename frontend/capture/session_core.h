@@ -118,7 +118,7 @@ class SessionCore {
   // Why a submission that was waited for failed; with the line that captured what failed, where it is known.
   Status failure_of(session::Ticket& ticket);
   // The program has been shown a failure: synchronize() does not raise it again.
-  void failure_seen();
+  void failure_seen(const Status& told);
   std::vector<std::string> last_failures();
   std::vector<Stream*> streams();
 

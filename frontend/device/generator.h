@@ -14,8 +14,9 @@ const at::Generator& default_generator(int device_index);
 at::Generator new_generator(int device_index);
 
 struct GeneratorUse {
-  uint32_t number = 0;            // by which the node knows it
-  StorageState* state = nullptr;  // its identity, held by the generator; null for a device's default one, which never ends
+  uint32_t number = 0;  // by which the node knows it
+  StorageState* state =
+      nullptr;  // its identity, held by the generator; null for a device's default one, which never ends
 };
 // The generator of an argument (none: the device's default one). Records a seed that waited for a session first.
 GeneratorUse use_generator(const c10::IValue& value, int device_index);

@@ -69,12 +69,13 @@ void add_graph(py::module_& module) {
 void add_capture(py::module_& module) {
   py::class_<genie::Capture>(module, "Capture")
       .def(py::init([](const std::optional<at::Device>& device) {
+             const py::gil_scoped_release released;  // it may connect
              return device.has_value() ? std::make_unique<genie::Capture>(*device) : std::make_unique<genie::Capture>();
            }),
            py::arg("device") = py::none())
       .def_property_readonly("device", &genie::Capture::device)
-      .def("graph", &genie::Capture::graph)
-      .def("end", &genie::Capture::end);
+      .def("graph", &genie::Capture::graph, Released())
+      .def("end", &genie::Capture::end, Released());
   module.def("is_capturing", &genie::is_capturing);
 }
 
@@ -116,7 +117,7 @@ void add_tensors(py::module_& module) {
   module.def("set_lazy", &genie::set_lazy, py::arg("lazy"));
   module.def("is_lazy", &genie::is_lazy);
   module.def("stats", &genie::stats, Released());
-  module.def("graph", &genie::graph);
+  module.def("graph", &genie::graph, Released());
   // For torch.remote_accelerator.
   module.def("default_generator", [](int index) {
     return at::globalContext().defaultGenerator(

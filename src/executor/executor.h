@@ -51,7 +51,7 @@ struct ReportedTensor {
 struct InvokeOutcome {
   // OK, or what the first failing record raised: its text names the operator and its operands' shapes.
   Status status;
-  int64_t failed_record = -1;
+  int64_t failed_record = -1;  // -1 with an error: what the invocation names was not there, nothing ran
   uint64_t executed_records = 0;
   std::vector<ReportedTensor> reported;
   uint64_t unshared_bytes = 0;  // copied because a record was to write what somebody else holds

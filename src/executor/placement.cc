@@ -1,7 +1,9 @@
 #include "src/executor/placement.h"
 
 #include <c10/core/CPUAllocator.h>
+#include <malloc.h>
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -59,21 +61,37 @@ class PlacingAllocator final : public c10::Allocator {
 
   c10::DataPtr allocate(size_t size) override {
     AllocationLimit* const limit = current_limit;
-    if (limit != nullptr && size > limit->bytes_) [[unlikely]] {
+    if (limit != nullptr && size > limit->left_bytes_) [[unlikely]] {
       limit->refused_bytes_ = size;
       throw std::bad_alloc();
     }
     PlacementScope* const scope = current_scope;
     if (scope != nullptr && size == scope->size_) {
       HostMemory memory = scope->birthplace_.place(scope->storage_, size);
-      if (memory.data != nullptr) return PlacedMemory::instance().add(std::move(memory));
+      if (memory.data != nullptr) {
+        if (limit != nullptr) limit->left_bytes_ -= size;
+        return PlacedMemory::instance().add(std::move(memory));
+      }
     }
-    return ordinary_.allocate(size);
+    c10::DataPtr memory = ordinary_.allocate(size);
+    if (limit != nullptr && memory.get() != nullptr) {
+      limit->left_bytes_ -= std::min<uint64_t>(limit->left_bytes_, malloc_usable_size(memory.get()));
+      (void)memory.compare_exchange_deleter(ordinary_.raw_deleter(), &PlacingAllocator::free_counted);
+    }
+    return memory;
   }
   c10::DeleterFnPtr raw_deleter() const override { return &delete_raw; }
   void copy_data(void* to, const void* from, std::size_t size) const override { ordinary_.copy_data(to, from, size); }
 
  private:
+  // Of memory that was counted. Perhaps by a record that is over: then it makes room for the present one.
+  static void free_counted(void* data) {
+    if (AllocationLimit* const limit = current_limit; limit != nullptr) {
+      limit->left_bytes_ += std::min<uint64_t>(UINT64_MAX - limit->left_bytes_, malloc_usable_size(data));
+    }
+    ordinary_allocator->raw_deallocate(data);
+  }
+
   c10::Allocator& ordinary_;
 };
 
@@ -84,12 +102,12 @@ PlacementScope::PlacementScope(Birthplace& birthplace, uint64_t storage, size_t 
 
 PlacementScope::~PlacementScope() { current_scope = nullptr; }
 
-AllocationLimit::AllocationLimit(uint64_t bytes) noexcept : bytes_(bytes) { current_limit = this; }
+AllocationLimit::AllocationLimit(uint64_t bytes) noexcept : left_bytes_(bytes) { current_limit = this; }
 
 AllocationLimit::~AllocationLimit() { current_limit = nullptr; }
 
 void AllocationLimit::set(uint64_t bytes) noexcept {
-  bytes_ = bytes;
+  left_bytes_ = bytes;
   refused_bytes_ = 0;
 }
 

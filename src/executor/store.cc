@@ -398,8 +398,7 @@ InvokeOutcome CpuStore::invoke(const Program& program, std::span<const SlotBindi
   Status bound = check_still_there(program);
   if (bound.ok()) bound = bind(program, slots, outcome);
   if (!bound.ok()) {
-    outcome.status = bound;
-    outcome.failed_record = 0;
+    outcome.status = bound;  // no record's: it may be what an earlier one raised, whose result this was to read
     poison(program, slots, bound);
     slots_.clear();
     return outcome;

@@ -232,6 +232,47 @@ TEST_F(SessionTest, MemoryQuotaIsAnErrorThatSaysWhatToDo) {
   EXPECT_EQ(fits.sum().item<float>(), 1000.0F);
 }
 
+TEST_F(SessionTest, AFailureThatWasToldHidesNoOther) {
+  std::thread other([&] {
+    const auto done = torch::ones({2}).to(device()).mul(2);
+    at::_assert_async(torch::zeros({1}).to(device()), "the first failure");
+    genie::materialize(done);
+  });
+  other.join();
+  const auto beyond = torch::full({1}, 9, torch::kLong).to(device());
+  EXPECT_THROW((void)torch::ones({2}).to(device()).index_select(0, beyond).cpu(), genie::Error);
+  try {
+    session->synchronize();
+    FAIL() << "nobody was told of the first failure";
+  } catch (const genie::Error& error) {
+    EXPECT_NE(std::string(error.what()).find("the first failure"), std::string::npos) << error.what();
+  }
+  session->synchronize();
+}
+
+// An operator's results count while they come to be: many that fit one by one do not add up to more than the quota.
+TEST_F(SessionTest, MemoryQuotaHoldsWithinAnOperator) {
+  if (!remote_mode()) GTEST_SKIP() << "an embedded node has no memory quota";
+  start({"--memory-quota", "16MiB"});
+  const auto one = torch::ones({1}).to(device());
+  const auto slices = at::unbind_copy(one.expand({4096, int64_t{1} << 18}), 0);  // 4 GiB, 1 MiB each
+  try {
+    (void)slices.front().sum().item<float>();
+    FAIL() << "4 GiB do not fit into 16 MiB";
+  } catch (const genie::Error& error) {
+    EXPECT_EQ(error.status().code(), genie::Errc::kQuotaExceeded) << error.what();
+  }
+  std::ifstream status("/proc/" + std::to_string(node->pid()) + "/status");
+  std::string word;
+  uint64_t peak_kib = 0;
+  while (status >> word) {
+    if (word == "VmHWM:") status >> peak_kib;
+  }
+  EXPECT_GT(peak_kib, 0U);
+  EXPECT_LT(peak_kib, uint64_t{2} << 20) << "it had all of it before it was refused";
+  EXPECT_EQ(one.sum().item<float>(), 1.0F);
+}
+
 TEST_F(SessionTest, AKilledNodeEndsPendingWork) {
   if (!remote_mode()) GTEST_SKIP() << "an embedded node ends with this process";
   auto x = torch::randn({64, 64}).to(device());
