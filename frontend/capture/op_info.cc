@@ -164,7 +164,11 @@ void fill(OpInfo& info) {
   for (const auto& result : info.returns) returns_argument = returns_argument || result.alias_of >= 0;
   info.shape = find_shape_function(info.name);
   if (info.shape == nullptr && !returns_argument) info.shape = find_shape_function(name);
-  info.resizes_out = op_name.overload_name.find("out") != std::string::npos && returns_argument;
+  size_t outs = 0;
+  for (const auto& argument : schema.arguments()) {
+    outs += argument.kwarg_only() && argument.alias_info() != nullptr && argument.alias_info()->isWrite() ? 1 : 0;
+  }
+  info.resizes_out = returns_argument && outs == info.returns.size();
   if (!name.starts_with("aten::") && !name.starts_with("genie::")) fill_custom(info);
 }
 

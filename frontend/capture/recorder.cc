@@ -3,12 +3,13 @@
 #include <ATen/native/Resize.h>
 
 #include <algorithm>
+#include <mutex>
 #include <optional>
+#include <unordered_map>
 
 #include "frontend/capture/custom_ops.h"
 #include "frontend/capture/encoder.h"
 #include "frontend/capture/source.h"
-#include "frontend/capture/user_shapes.h"
 #include "src/protocol/program_format.h"
 
 namespace genie::frontend {
@@ -23,11 +24,11 @@ uint32_t tensor_bits(const TensorMeta& meta) {
          (meta.contiguous ? TensorBits::kContiguous : 0) | TensorBits::kZeroOffset;
 }
 
-// An argument that the operator gives another geometry: the node compares, where it was asked to.
+// An argument that the operator gives another geometry: the node keeps it to that.
 bool encode_resized(const OutputMeta& metas, size_t argument, Call& out) {
   const auto found = std::find_if(metas.resized.begin(), metas.resized.end(),
                                   [&](const auto& resized) { return resized.first == argument; });
-  if (found == metas.resized.end() || !checks_shapes()) return false;
+  if (found == metas.resized.end()) return false;
   const TensorMeta& meta = found->second;
   out.code.push_back(wire::head(Tag::kResized, static_cast<uint32_t>(argument)));
   out.code.push_back(tensor_bits(meta));
@@ -239,38 +240,71 @@ bool in_order(const Stream& stream, const StorageState& state, bool write) {
          (!write || !state.many_readers.load(std::memory_order_acquire));
 }
 
-// "nonzero.out" -> "nonzero": the variant that makes its result, when it takes the same arguments but the last ones.
-std::optional<c10::OperatorHandle> functional_variant(const OpInfo& op) {
-  const c10::OperatorName& name = op.handle.operator_name();
-  std::string overload = name.overload_name;
-  overload.resize(overload.rfind("out"));
-  if (overload.ends_with('_')) overload.pop_back();
-  const auto found = c10::Dispatcher::singleton().findSchema({name.name, overload});
-  if (!found.has_value()) return std::nullopt;
+bool makes_the_results_of(const c10::OperatorHandle& candidate, const OpInfo& op, size_t inputs) {
+  const auto& theirs = candidate.schema().arguments();
   const auto& ours = op.handle.schema().arguments();
-  const auto& theirs = found->schema().arguments();
-  if (theirs.size() + op.returns.size() != ours.size()) return std::nullopt;
-  for (size_t i = 0; i < theirs.size(); ++i) {
-    if (*ours[i].type() != *theirs[i].type()) return std::nullopt;
+  const auto& results = candidate.schema().returns();
+  if (theirs.size() < inputs || results.size() != op.returns.size()) return false;
+  for (const auto& result : results) {
+    if (result.alias_info() != nullptr) return false;
   }
-  return found;
+  for (size_t i = 0; i < inputs; ++i) {
+    if (*ours[i].type() != *theirs[i].type() || ours[i].name() != theirs[i].name()) return false;
+  }
+  // A factory also takes what the out= argument has already.
+  return std::all_of(theirs.begin() + static_cast<std::ptrdiff_t>(inputs), theirs.end(),
+                     [](const c10::Argument& extra) { return extra.default_value().has_value(); });
+}
+
+// "nonzero.out" -> "nonzero", "max.unary_out" -> "max": the variant that makes its results. Looked up once for each operator.
+std::optional<c10::OperatorHandle> functional_variant(const OpInfo& op, size_t inputs) {
+  static std::mutex mutex;
+  static std::unordered_map<const OpInfo*, std::optional<c10::OperatorHandle>> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto [place, fresh] = known.try_emplace(&op);
+  if (!fresh) return place->second;
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const auto& name : dispatcher.getAllOpNames()) {
+    if (name.name != op.handle.operator_name().name) continue;
+    const auto candidate = dispatcher.findSchema(name);
+    if (candidate.has_value() && makes_the_results_of(*candidate, op, inputs)) place->second = candidate;
+  }
+  return place->second;
 }
 
 // An out= variant whose size only the node knows: its result is made first, then the argument takes its size and its values.
 void record_by_functional(OpInfo& op, torch::jit::Stack& stack) {
-  const auto functional = functional_variant(op);
+  const size_t inputs = op.args.size() - op.returns.size();
+  const auto functional = functional_variant(op, inputs);
   TORCH_CHECK_NOT_IMPLEMENTED(
       functional.has_value(), op.name,
       ": the size of its result is only known on the node, so that it cannot go into an out= tensor; call the "
       "variant without out=");
-  const size_t inputs = op.args.size() - op.returns.size();
-  torch::jit::Stack call(torch::jit::last(stack, op.args.size()).slice(0, inputs).vec());
+  const auto args = torch::jit::last(stack, op.args.size());
+  torch::jit::Stack call(args.slice(0, inputs).vec());
+  const auto& wanted = functional->schema().arguments();
+  for (size_t i = inputs; i < wanted.size(); ++i) {
+    const at::Tensor& out = args[inputs].toTensor();
+    if (wanted[i].name() == "dtype") {
+      call.emplace_back(out.scalar_type());
+    } else if (wanted[i].name() == "device") {
+      call.emplace_back(out.device());
+    } else {
+      call.push_back(*wanted[i].default_value());
+    }
+  }
   functional->callBoxed(call);
   torch::jit::Stack outs;
   for (size_t i = 0; i < op.returns.size(); ++i) {
-    at::Tensor out = torch::jit::peek(stack, i, op.returns.size()).toTensor();
+    at::Tensor out = args[inputs + i].toTensor();
     const at::Tensor& value = call[i].toTensor();
-    at::native::resize_output(out, value.sizes());
+    TORCH_CHECK(c10::canCast(value.scalar_type(), out.scalar_type()), op.name, ": result type ", value.scalar_type(),
+                " can't be cast to the desired output type ", out.scalar_type());
+    // Fresh sizes come with the layout that the CPU's kernel chooses; without a kernel of its own eager copies as we do.
+    if (at::native::resize_output(out, value.sizes()) && value.is_non_overlapping_and_dense() &&
+        op.handle.hasKernelForDispatchKey(c10::DispatchKey::CPU)) {
+      out.unsafeGetTensorImpl()->set_sizes_and_strides(value.sizes(), value.strides(), out.storage_offset());
+    }
     out.copy_(value);
     outs.emplace_back(std::move(out));
   }

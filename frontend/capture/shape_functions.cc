@@ -2,6 +2,7 @@
 // Layouts follow the CPU kernels; where a kernel on the node chooses another layout it re-lays its result.
 #include <ATen/ExpandUtils.h>
 #include <ATen/ops/result_type.h>
+#include <c10/util/strides.h>
 
 #include <array>
 #include <unordered_map>
@@ -224,8 +225,17 @@ bool index_select(ShapeRequest& request) {
 bool index_add(ShapeRequest& request) {
   const at::Tensor& self = request.tensor(0);
   if (self.numel() > 0 && request.tensor(3).numel() > 0) return false;
-  request.op.returns[0].alias_of >= 0 ? request.out.list_length.push_back(-1)
-                                      : request.add(self.sizes(), self.scalar_type());
+  const int target = request.op.returns[0].alias_of;
+  if (target < 0) {
+    request.add(self.sizes(), self.scalar_type());
+    return true;
+  }
+  request.out.list_length.push_back(-1);
+  const auto index = static_cast<size_t>(target);
+  if (request.tensor(index).sizes() != self.sizes()) {
+    request.out.resized.emplace_back(
+        index, dense_meta(self.sizes(), c10::contiguous_strides(self.sizes()), self.scalar_type()));
+  }
   return true;
 }
 
@@ -341,7 +351,9 @@ OwnShapes find_shape_function(std::string_view name) {
       {"aten::index_select", index_select},
       {"aten::index_add", index_add},
       {"aten::index_add_", index_add},
+      {"aten::index_add.out", index_add},
       {"aten::index_reduce", index_add},
+      {"aten::index_reduce.out", index_add},
       {"aten::index_reduce_", index_add},
       {"aten::isin.Scalar_Tensor", one_boolean},
       {"aten::_scaled_dot_product_flash_attention_for_cpu", flash_attention},

@@ -192,13 +192,17 @@ bool run_meta(const OpInfo& op, c10::ArrayRef<c10::IValue> args, OutputMeta& out
     out.list_length.push_back(static_cast<int32_t>(tensors.size()));
     for (const at::Tensor& tensor : tensors) add_meta_of(tensor, out);
   }
-  if (op.keeps_format && !out.tensors.empty()) {
-    TensorMeta& result = out.tensors.front();
-    result = formatted_meta(result.sizes, result.dtype, args[0].toTensor().suggest_memory_format());
-  }
   for (const auto& [index, tensor] : written) {
     if (tensor.sizes() == args[index].toTensor().sizes()) continue;
     out.resized.emplace_back(index, dense_meta(tensor.sizes(), tensor.strides(), tensor.scalar_type()));
+  }
+  if (op.keeps_format) {
+    const auto format = args[0].toTensor().suggest_memory_format();
+    const auto keep = [&](TensorMeta& result) { result = formatted_meta(result.sizes, result.dtype, format); };
+    for (TensorMeta& result : out.tensors) keep(result);
+    if (op.handle.hasKernelForDispatchKey(c10::DispatchKey::CPU)) {
+      for (auto& [index, result] : out.resized) keep(result);
+    }
   }
   return true;
 }

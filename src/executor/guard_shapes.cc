@@ -193,7 +193,8 @@ void cdist_backward(const Stack& stack) {
 // (self, p)
 void pdist(const Stack& stack) {
   const Operands call(stack);
-  want(call.tensor(0).dim() == 2, "points are rows of a matrix");
+  constexpr int64_t kMost = int64_t{1} << 31;  // the number of pairs has to be a number
+  want(call.tensor(0).dim() == 2 && call.tensor(0).size(0) <= kMost, "points are rows of a matrix");
 }
 
 // (grad, self, p, pdist)

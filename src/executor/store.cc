@@ -615,6 +615,27 @@ void CpuStore::run_record(const Program& program, const Record& record, std::spa
   }
 }
 
+// What a kernel wrote into an operand stays in the form that the client knows: some lay an out= argument out anew, or leave it
+// lazily conjugated.
+void keep_form(const Node& node, std::span<const int64_t> params, const at::Tensor& tensor) {
+  const Geometry promised(node, params);
+  if (tensor.strides() == at::IntArrayRef(promised.strides) && tensor.is_conj() == node.conj &&
+      tensor.is_neg() == node.neg) [[likely]] {
+    return;
+  }
+  if (tensor.sizes() != at::IntArrayRef(promised.sizes) ||
+      bytes_spanned(promised.sizes, promised.strides, tensor.storage_offset(), tensor.itemsize()) >
+          tensor.storage().nbytes()) {
+    throw broken_promise(tensor, layout_text(tensor.scalar_type(), promised.sizes, promised.strides));
+  }
+  const at::Tensor values = tensor.clone();
+  auto* impl = tensor.unsafeGetTensorImpl();
+  impl->set_sizes_and_strides(promised.sizes, promised.strides, tensor.storage_offset());
+  impl->_set_conj(node.conj);
+  impl->_set_neg(node.neg);
+  tensor.copy_(values);
+}
+
 void CpuStore::take_output(const Program& program, const Record& record, const Node& node, const c10::IValue& value,
                            std::span<const int64_t> params, InvokeOutcome& outcome) {
   const bool check = program.check_shapes;
@@ -637,11 +658,15 @@ void CpuStore::take_output(const Program& program, const Record& record, const N
       if (check && value.isTensor() && value.toTensor().defined()) throw broken_promise(value.toTensor(), "nothing");
       return;
     case Tag::kResized:
-      if (check && value.isTensor()) check_promise(node, params, value.toTensor());
+      if (!value.isTensor()) return;
+      if (check) check_promise(node, params, value.toTensor());
+      keep_form(node, params, value.toTensor());
       return;
     case Tag::kAlias: {
       const Node& argument = program.nodes[record.first_argument + node.count];
-      if (check && value.isTensor() && argument.tag == Tag::kTensor) check_promise(argument, params, value.toTensor());
+      if (!value.isTensor() || argument.tag != Tag::kTensor) return;
+      if (check) check_promise(argument, params, value.toTensor());
+      keep_form(argument, params, value.toTensor());
       return;
     }
     default: return;

@@ -240,10 +240,6 @@ TEST(Forms, OperandsOfOtherDevicesAreNamed) {
          (void)torch::conv2d(torch::ones({1, 1, 3, 3}, kRemote), torch::ones({1, 1, 2, 2}));
        }},
       {"aten::add_", [&] { (void)remote.add_(local); }},
-      {"aten::mul",
-       [&] {
-         (void)remote.mul(torch::ones({2, 2}, torch::kMeta));
-       }},
   };
   for (const auto& [op, call] : calls) {
     expect_refused(op, "move the tensor", call);
@@ -264,10 +260,10 @@ TEST(Forms, OtherLayoutsAreNamed) {
   expect_refused("to_mkldnn", way, [&] { (void)remote.to_mkldnn(); });
   expect_refused("quantize_per_tensor", way, [&] { (void)torch::quantize_per_tensor(remote, 0.1, 0, torch::kQInt8); });
   expect_refused("nested", way, [&] { (void)torch::_nested_tensor_from_tensor_list({remote, remote}); });
-  expect_refused("strided", way,
+  expect_refused("aten::empty", way,
                  [&] { (void)torch::empty({2}, torch::TensorOptions(kRemote).layout(torch::kSparse)); });
-  expect_refused("mkldnn", way, [&] { (void)torch::ones({2, 2}).to_mkldnn().to(kRemote); });
-  expect_refused("strided", way, [&] { (void)torch::ones({2, 2}).to_sparse().to(kRemote); });
+  expect_refused("mkldnn", "remote_accelerator", [&] { (void)torch::ones({2, 2}).to_mkldnn().to(kRemote); });
+  expect_refused("_sparse_coo_tensor", way, [&] { (void)torch::ones({2, 2}).to_sparse().to(kRemote); });
   EXPECT_EQ(remote.sum().item<float>(), 4.0F);
 }
 

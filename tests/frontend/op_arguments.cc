@@ -48,6 +48,9 @@ class Maker {
 
   std::optional<c10::IValue> argument(const c10::Argument& argument) {
     const std::string_view name = argument.name();
+    const bool writes = argument.alias_info() != nullptr && argument.alias_info()->isWrite();
+    if (writes && argument.kwarg_only()) return out_argument(argument);
+    if (name == "device") return c10::IValue(c10::Device(at::kCPU));  // factories must not all make CPU tensors
     if (argument.default_value().has_value() && !(fill_ && may_turn(name))) return *argument.default_value();
     const c10::IValue standard = argument.default_value().value_or(c10::IValue());
     return of_type(*argument.type(), *argument.real_type(), argument, standard);
@@ -58,6 +61,13 @@ class Maker {
   static bool may_turn(std::string_view name) {
     return !one_of(name, {"sparse", "sparse_grad", "unsafe", "pin_memory", "non_blocking", "copy", "implicit", "layout",
                           "dilation", "memory_format", "stride", "scale_grad_by_freq", "dtype", "generator"});
+  }
+
+  // out=: the operator gives it its size.
+  std::optional<c10::IValue> out_argument(const c10::Argument& argument) const {
+    if (argument.type()->kind() != TypeKind::TensorType) return std::nullopt;
+    const bool counts = argument.name().find("indices") != std::string::npos;
+    return at::empty({0}, at::TensorOptions().dtype(counts ? at::kLong : values_.dtype()));
   }
 
   std::optional<c10::IValue> of_type(const c10::Type& type, const c10::Type& real, const c10::Argument& argument,

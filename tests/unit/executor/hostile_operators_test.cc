@@ -296,7 +296,8 @@ std::vector<Row> geometry_rows() {
   rows.push_back({"aten::_cdist_backward",
                   {floats({4, 4}), points, points, 2.0, positive({4, 4})},
                   {{0, floats({4, 3})}, {1, floats({5, 2})}, {2, floats({4, 7})}, {4, floats({1, 4})}}});
-  rows.push_back({"aten::_pdist_forward", {points, 2.0}, {{0, floats({5, 1, 0})}, {0, floats({0, 3})}}});
+  rows.push_back({"aten::_pdist_forward", {points, 2.0}, {{0, floats({5, 1, 0})}, {0, at::zeros({kHuge, 0})}}});
+  rows.push_back({"aten::_pdist_forward", {floats({0, 3}), 2.0}, {}});
   rows.push_back({"aten::_pdist_backward",
                   {floats({6}), points, 2.0, positive({6})},
                   {{0, floats({0})}, {1, floats({5, 5})}, {3, floats({10})}}});
