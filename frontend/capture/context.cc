@@ -41,6 +41,7 @@ void forget_ended(Context& mine) {
 }  // namespace
 
 std::shared_ptr<CaptureState> begin_capture(std::optional<c10::Device> device) {
+  if (const Status forked = check_fork(); !forked.ok()) throw Error(forked);
   Context& mine = context();
   forget_ended(mine);
   if (!device.has_value()) {
@@ -70,6 +71,16 @@ void end_capture(const std::shared_ptr<CaptureState>& capture) {
   if (std::ranges::find(mine.open, capture) == mine.open.end()) return;  // another thread's
   mine.last = capture;
   forget_ended(mine);
+}
+
+void leave_captures_to_parent() noexcept {
+  Context& mine = context();
+  for (const auto& capture : mine.open) {
+    capture->last.store(capture->first, std::memory_order_relaxed);
+    capture->ended.store(true, std::memory_order_release);
+  }
+  mine.open.clear();
+  include_key(false);
 }
 
 const CaptureState* current_capture() noexcept {

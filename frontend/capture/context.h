@@ -35,6 +35,8 @@ void end_capture(const std::shared_ptr<CaptureState>& capture);
 const CaptureState* current_capture() noexcept;
 // The one that the thread finished last; null when it finished none.
 std::shared_ptr<const CaptureState> last_capture();
+// In a forked child, of the thread that forked: it captures no more. Touches no session, and nothing that may be locked.
+void leave_captures_to_parent() noexcept;
 // What a stream that the thread begins to use is attached to; null when nothing is open.
 std::shared_ptr<Journal> thread_journal();
 

@@ -20,7 +20,14 @@ namespace genie::frontend {
 namespace {
 
 using c10::DispatchKey;
-using Operand = std::pair<at::Tensor, at::Tensor>;  // the program's CPU tensor, and what stands for it on the device
+
+enum class Access : uint8_t { kRead, kWrite, kOut };
+
+struct Operand {
+  at::Tensor original;  // the program's, on the CPU
+  at::Tensor stand_in;  // on the device
+  bool is_out = false;  // overwritten: its size is the operator's to choose
+};
 
 constexpr c10::DispatchKeySet kBelow(c10::DispatchKeySet::FULL_AFTER, DispatchKey::DeferredInit);
 
@@ -35,18 +42,19 @@ c10::Device factory_device() {
   return {c10::DeviceType::PrivateUse1, static_cast<c10::DeviceIndex>(current_device())};
 }
 
-// Calls `visit` with every tensor among the arguments and whether the operator writes it.
+// Calls `visit` with every tensor among the arguments but those that stay on the client.
 template <class Visit>
 void each_tensor(const OpContext& info, c10::ArrayRef<c10::IValue> args, Visit visit) {
   for (size_t i = 0; i < args.size(); ++i) {
     const c10::IValue& arg = args[i];
+    if (static_cast<int>(i) == info.host) continue;
     if (arg.isTensor()) {
-      visit(arg.toTensor(), info.writes[i]);
+      visit(arg.toTensor());
     } else if (arg.isTensorList()) {
-      for (const at::Tensor& tensor : arg.toTensorList()) visit(tensor, info.writes[i]);
+      for (const at::Tensor& tensor : arg.toTensorList()) visit(tensor);
     } else if (arg.isOptionalTensorList()) {
       for (const std::optional<at::Tensor>& tensor : arg.toOptionalTensorList()) {
-        if (tensor.has_value()) visit(*tensor, info.writes[i]);
+        if (tensor.has_value()) visit(*tensor);
       }
     }
   }
@@ -59,24 +67,24 @@ class ContextCall {
 
   // Whether the call changed: it is then to be dispatched anew, and finish()ed.
   bool prepare() {
+    const bool fetched = bring_host_argument();
     survey();
     if (info_.device >= 0) {
-      if (!arg(info_.device).isNone() || !place_factory()) return false;
+      if (!arg(info_.device).isNone() || !place_factory()) return fetched;
       if (info_.like) return true;
     }
-    if (!on_cpu_) return info_.device >= 0;
+    if (!on_cpu_) return fetched || info_.device >= 0;
     const bool lifts_alone = info_.device >= 0 || (info_.lifts_alone && !has_cpu_generator() && !in_backward());
-    if (!on_remote_ && !lifts_alone) return false;
+    if (!on_remote_ && !lifts_alone) return fetched;
     target_ = on_remote_ ? remote_ : factory_device();
     for (size_t i = 0; i < count_; ++i) replace(i);
-    return !lifted_.empty() || !written_.empty() || info_.device >= 0;
+    return fetched || !lifted_.empty() || !written_.empty() || info_.device >= 0;
   }
 
   void finish() {
-    for (const Operand& pair : written_) {
-      at::Tensor original = pair.first;
-      if (info_.out_variant) at::native::resize_output(original, pair.second.sizes());
-      original.copy_(pair.second);
+    for (auto& [original, stand_in, is_out] : written_) {
+      if (is_out) at::native::resize_output(original, stand_in.sizes());
+      original.copy_(stand_in);
     }
     const size_t results = op_.schema().returns().size();
     for (size_t i = stack_.size() - results; i < stack_.size(); ++i) restore(stack_[i]);
@@ -86,8 +94,17 @@ class ContextCall {
   c10::IValue& arg(size_t i) { return stack_[stack_.size() - count_ + i]; }
   c10::ArrayRef<c10::IValue> args() const { return torch::jit::last(stack_, count_); }
 
+  // Whether it was on the device, as torch::tensor({...}) is.
+  bool bring_host_argument() {
+    if (info_.host < 0 || !arg(info_.host).isTensor()) return false;
+    const at::Tensor& tensor = arg(info_.host).toTensor();
+    if (!tensor.defined() || !tensor.device().is_privateuseone()) return false;
+    arg(info_.host) = tensor.cpu();
+    return true;
+  }
+
   void survey() {
-    each_tensor(info_, args(), [this](const at::Tensor& tensor, bool) {
+    each_tensor(info_, args(), [this](const at::Tensor& tensor) {
       if (!tensor.defined()) return;
       if (tensor.device().is_privateuseone()) {
         on_remote_ = true;
@@ -120,22 +137,23 @@ class ContextCall {
   }
 
   void replace(size_t i) {
-    const bool write = writes(i);
+    if (static_cast<int>(i) == info_.host) return;
+    const Access access = info_.outs[i] ? Access::kOut : writes(i) ? Access::kWrite : Access::kRead;
     c10::IValue& value = arg(i);
     if (value.isTensor()) {
-      at::Tensor stand_in = stand_in_for(value.toTensor(), write);
+      at::Tensor stand_in = stand_in_for(value.toTensor(), access);
       if (stand_in.defined()) value = std::move(stand_in);
     } else if (value.isTensorList()) {
       c10::List<at::Tensor> list;
       for (const at::Tensor& tensor : value.toTensorList()) {
-        at::Tensor stand_in = stand_in_for(tensor, write);
+        at::Tensor stand_in = stand_in_for(tensor, access);
         list.push_back(stand_in.defined() ? stand_in : tensor);
       }
       value = std::move(list);
     } else if (value.isOptionalTensorList()) {
       c10::List<std::optional<at::Tensor>> list;
       for (const std::optional<at::Tensor>& tensor : value.toOptionalTensorList()) {
-        at::Tensor stand_in = tensor.has_value() ? stand_in_for(*tensor, write) : at::Tensor();
+        at::Tensor stand_in = tensor.has_value() ? stand_in_for(*tensor, access) : at::Tensor();
         list.push_back(stand_in.defined() ? std::optional<at::Tensor>(stand_in) : tensor);
       }
       value = std::move(list);
@@ -143,15 +161,16 @@ class ContextCall {
   }
 
   // Undefined: the operand stays.
-  at::Tensor stand_in_for(const at::Tensor& tensor, bool write) {
+  at::Tensor stand_in_for(const at::Tensor& tensor, Access access) {
     if (!can_lift(tensor) || tensor.unsafeGetTensorImpl()->is_wrapped_number()) return {};
-    if (write) {
-      written_.emplace_back(tensor, info_.out_variant ? blank(tensor) : lift(tensor, target_).clone());
-      return written_.back().second;
+    if (access != Access::kRead) {
+      const bool is_out = access == Access::kOut;
+      written_.push_back({tensor, is_out ? blank(tensor) : lift(tensor, target_).clone(), is_out});
+      return written_.back().stand_in;
     }
     if (on_remote_ && info_.takes_numbers && tensor.dim() == 0 && !tensor.requires_grad()) return {};
-    lifted_.emplace_back(tensor, lift(tensor, target_));
-    return lifted_.back().second;
+    lifted_.push_back({tensor, lift(tensor, target_)});
+    return lifted_.back().stand_in;
   }
 
   at::Tensor blank(const at::Tensor& like) const {
@@ -160,12 +179,14 @@ class ContextCall {
 
   // An operator that hands an operand on, or a view of one, hands on the program's own.
   at::Tensor original_of(const at::Tensor& result) const {
-    for (const Operand& pair : written_) {
-      if (result.is_same(pair.second)) return pair.first;
+    for (const Operand& written : written_) {
+      if (result.is_same(written.stand_in)) return written.original;
     }
-    for (const auto& [original, stand_in] : lifted_) {
+    for (const auto& [original, stand_in, is_out] : lifted_) {
       if (result.is_same(stand_in)) return original;
-      const bool view = result.has_storage() && result.storage().is_alias_of(stand_in.storage());
+      // What was sent without its gaps has other strides: its views say nothing about the program's memory.
+      const bool view = result.has_storage() && result.storage().is_alias_of(stand_in.storage()) &&
+                        stand_in.sizes() == original.sizes() && stand_in.strides() == original.strides();
       if (view && result.scalar_type() == original.scalar_type() && result.is_conj() == original.is_conj() &&
           result.is_neg() == original.is_neg()) {
         const int64_t moved = result.storage_offset() - stand_in.storage_offset();
@@ -224,6 +245,9 @@ bool ends_torch_tensor(const torch::jit::Stack& stack, size_t arguments) {
 }
 
 void run_in_context(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+  // Another thread may have ended the capture.
+  if (current_capture() == nullptr && !in_backward()) [[unlikely]]
+    return op.redispatchBoxed(keys & kBelow, stack);
   const OpContext& info = op_context(op);
   if (info.way == ContextWay::kOpen) return op.redispatchBoxed(keys & kBelow, stack);
   const c10::impl::ExcludeDispatchKeyGuard plain(DispatchKey::DeferredInit);

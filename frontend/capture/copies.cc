@@ -70,6 +70,7 @@ void settle_lent(SessionCore& core, Stream& stream) {
 
 // Makes `source` the first content of the target's storage.
 void upload_into_fresh(SessionCore& core, const at::Tensor& target, const at::Tensor& source, bool non_blocking) {
+  if (const Status forked = check_fork(); !forked.ok()) throw Error(forked);
   StorageState& state = usable_state(target);
   const size_t size_bytes = target.storage().nbytes();
   std::unique_ptr<session::Upload> memory = non_blocking ? lend(core, target, source) : nullptr;

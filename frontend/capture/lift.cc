@@ -1,13 +1,15 @@
 #include "frontend/capture/lift.h"
 
-#include <ATen/SequenceNumber.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/CPUAllocator.h>
+#include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/node.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <deque>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <unordered_map>
@@ -25,6 +27,12 @@ constexpr uint64_t kWholeBelow = uint64_t{1} << 20;
 constexpr uint64_t kWholeFactor = 8;
 // Dead copies are looked for when that much was added.
 constexpr uint64_t kSweepBytes = uint64_t{1} << 20;
+// What needs no gradient and was sent once is kept up to that much, so that a data set that is walked through does not gather
+// on the node.
+constexpr uint64_t kOnceBytes = uint64_t{256} << 20;
+// What is sent again before that much more was sent is in use, and stays: frozen weights are sent twice at most.
+constexpr uint64_t kRememberedBytes = uint64_t{8} << 30;
+constexpr uint64_t kLeastBytes = 4096;  // as which smaller ones count
 
 struct RemoteCopy {
   c10::Device device;
@@ -39,8 +47,13 @@ struct Source {
   explicit Source(c10::weak_intrusive_ptr<c10::StorageImpl> storage) : storage(std::move(storage)) {}
   c10::weak_intrusive_ptr<c10::StorageImpl> storage;
   std::vector<RemoteCopy> copies;
-  bool armed = false;  // its materializer is ours, and has not been called
+  bool armed = false;    // its materializer is ours, and has not been called
+  bool stays = false;    // as long as it lives: a parameter, or it was sent again
+  uint64_t sent_at = 0;  // Cache::sent_once_bytes_ then
 };
+
+// What is to be let go: without the cache's lock, since storages that go take others.
+using Dropped = std::vector<RemoteCopy>;
 
 class Cache {
  public:
@@ -57,9 +70,10 @@ class Cache {
     return {};
   }
 
-  void add(const c10::Storage& storage, c10::Device device, int64_t version, const c10::Storage& copied) {
+  void add(const at::Tensor& tensor, c10::Device device, int64_t version, const c10::Storage& copied) {
+    const c10::Storage& storage = tensor.storage();
     c10::StorageImpl* impl = storage.unsafeGetStorageImpl();
-    std::vector<RemoteCopy> replaced;  // let go without the lock
+    Dropped replaced;
     const std::lock_guard<std::mutex> guard(mutex_);
     Source& source = sources_.try_emplace(impl, storage.getWeakStorageImpl()).first->second;
     if (!source.armed) {
@@ -76,6 +90,9 @@ class Cache {
     }
     source.copies.push_back({device, &core_of(device.index()), version, impl->data(), impl->nbytes(), copied});
     added_bytes_ += impl->nbytes();
+    const bool again = source.sent_at != 0 && sent_once_bytes_ - source.sent_at < kRememberedBytes;
+    source.stays = source.stays || again || tensor.requires_grad();
+    if (!source.stays) keep_once(impl, source, replaced);
   }
 
   void sweep(bool always) {
@@ -106,9 +123,29 @@ class Cache {
   }
 
  private:
+  // The oldest of those that were sent once make room.
+  void keep_once(c10::StorageImpl* impl, Source& source, Dropped& dropped) {
+    const uint64_t size_bytes = std::max<uint64_t>(impl->nbytes(), kLeastBytes);
+    sent_once_bytes_ += size_bytes;
+    source.sent_at = sent_once_bytes_;
+    once_.push_back({impl, sent_once_bytes_, size_bytes});
+    once_bytes_ += size_bytes;
+    while (once_bytes_ > kOnceBytes && once_.size() > 1) {
+      const Once oldest = once_.front();
+      once_.pop_front();
+      once_bytes_ -= oldest.size_bytes;
+      const auto found = sources_.find(oldest.storage);
+      // Another storage at its place was sent at another time.
+      if (found == sources_.end() || found->second.stays || found->second.sent_at != oldest.sent_at) continue;
+      std::ranges::move(found->second.copies, std::back_inserter(dropped));
+      found->second.copies.clear();
+    }
+  }
+
   // Somebody is about to write: libtorch forgets the materializer, and we the copies.
   static void written(c10::StorageImpl* storage) {
     if (is_fetched(*storage)) claim_fetched(storage);
+    if (!check_fork().ok()) return;  // a parent's thread may have held the lock; copies are not found here
     Cache& cache = instance();
     std::vector<RemoteCopy> stale;
     const std::lock_guard<std::mutex> guard(cache.mutex_);
@@ -119,15 +156,24 @@ class Cache {
   }
 
   std::mutex mutex_;
-  std::unordered_map<c10::StorageImpl*, Source> sources_;
+  std::unordered_map<const c10::StorageImpl*, Source> sources_;
   size_t kept_ = 0;
   uint64_t added_bytes_ = 0;
+
+  struct Once {
+    const c10::StorageImpl* storage;
+    uint64_t sent_at;
+    uint64_t size_bytes;
+  };
+  std::deque<Once> once_;  // in the order in which they were sent
+  uint64_t once_bytes_ = 0;
+  uint64_t sent_once_bytes_ = 0;  // ever
 };
 
-// Memory that only libtorch hands out tells when it is written. Others' may change at any time, unless it is a parameter.
+// Memory that only libtorch hands out tells when it is written. Others' may change at any time.
 bool tells_writes(const at::Tensor& tensor) {
   return tensor.storage().data_ptr().get_deleter() == c10::GetCPUAllocator()->raw_deleter() ||
-         is_fetched(*tensor.storage().unsafeGetStorageImpl()) || (tensor.is_leaf() && tensor.requires_grad());
+         is_fetched(*tensor.storage().unsafeGetStorageImpl());
 }
 
 bool goes_whole(const at::Tensor& tensor) {
@@ -149,7 +195,7 @@ c10::Storage remote_storage(const at::Tensor& tensor, c10::Device device) {
   if (c10::Storage known = cache.find(tensor.storage().unsafeGetStorageImpl(), device, version)) return known;
   c10::Storage made = upload_storage(tensor, device);
   cache.sweep(/*always=*/false);
-  cache.add(tensor.storage(), device, version, made);
+  cache.add(tensor, device, version, made);
   return made;
 }
 
@@ -169,15 +215,42 @@ at::Tensor lift_value(const at::Tensor& tensor, c10::Device device) {
 class LiftBackward final : public torch::autograd::Node {
  public:
   // That of a leaf runs after everything else that its device has to do in a backward pass (the lowest sequence number), so that
-  // the first gradient to be fetched finds all of them captured: one flush. Others keep their place in the order, in which their
-  // gradients are summed further on.
-  LiftBackward(torch::autograd::Edge edge, bool leaf)
-      : Node(leaf ? 0 : at::sequence_number::get_and_increment(), {std::move(edge)}) {}
+  // the first gradient to be fetched finds all of them captured: one flush. Others run when eager would run what made the tensor:
+  // that is the order in which gradients are summed further on.
+  LiftBackward(torch::autograd::Edge edge, bool leaf) : Node(leaf ? 0 : edge.function->sequence_nr(), {edge}) {}
   std::string name() const override { return "LiftBackward"; }
   torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override {
     if (!grads[0].defined()) return {at::Tensor()};
     return {grads[0].to(at::kCPU)};
   }
+};
+
+// That of a weight's transposition, as torch::nn::Linear makes one at each call. Where nobody looks at what made it, its gradient
+// is turned on the device and summed with the weight's others there, in eager's order, to be fetched once.
+class LiftTransposedBackward final : public torch::autograd::Node {
+ public:
+  LiftTransposedBackward(torch::autograd::Edge own, torch::autograd::Edge base)
+      : Node(own.function->sequence_nr(), {base, own}), maker_(own.function.get()) {}
+  std::string name() const override { return "LiftTransposedBackward"; }
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override {
+    if (!grads[0].defined()) return {at::Tensor(), at::Tensor()};
+    if (is_looked_at()) return {at::Tensor(), grads[0].to(at::kCPU)};
+    return {grads[0].t(), at::Tensor()};
+  }
+
+ private:
+  // By hooks, or autograd::grad(loss, weight.t()).
+  bool is_looked_at() const {
+    if (!maker_->pre_hooks().empty() || !maker_->tensor_pre_hooks().empty() || !maker_->post_hooks().empty() ||
+        !maker_->retains_grad_hooks().empty()) {
+      return true;
+    }
+    const auto* plan = torch::autograd::get_current_graph_task_exec_info();
+    if (plan == nullptr) return false;
+    const auto found = plan->find(maker_);
+    return found != plan->end() && found->second.captures_ != nullptr;
+  }
+  torch::autograd::Node* const maker_;  // kept by the edge
 };
 
 // One node per tensor for as long as any graph refers to it: what its uses give is summed on the node, and fetched once. Nodes
@@ -186,8 +259,10 @@ class Nodes {
  public:
   using Pointer = c10::intrusive_ptr<torch::autograd::Node>;
 
-  Pointer of(const at::Tensor& tensor, const at::Tensor& lifted) {
+  // `base`: that of the lifted tensor which this one transposes, where there is one.
+  Pointer of(const at::Tensor& tensor, const at::Tensor& lifted, const torch::autograd::Edge& base) {
     torch::autograd::Edge edge = torch::autograd::impl::gradient_edge(tensor);
+    // A view hangs on its own edge, not on its base's: it may have hooks, be asked for its gradient, or turn it around.
     // A node that is there keeps its edge's function alive: the key cannot name another one.
     const Key key{edge.function.get(), edge.input_nr, lifted.device().index()};
     const std::lock_guard<std::mutex> guard(mutex_);
@@ -200,7 +275,12 @@ class Nodes {
       std::erase_if(nodes_, [](const auto& entry) { return entry.second.expired(); });
       kept_ = nodes_.size();
     }
-    Pointer node = c10::make_intrusive<LiftBackward>(std::move(edge), tensor.is_leaf());
+    Pointer node;
+    if (base.is_valid()) {
+      node = c10::make_intrusive<LiftTransposedBackward>(std::move(edge), base);
+    } else {
+      node = c10::make_intrusive<LiftBackward>(std::move(edge), tensor.is_leaf());
+    }
     node->add_input_metadata(lifted);
     nodes_.emplace(key, node);
     return node;
@@ -220,40 +300,19 @@ Nodes& nodes() {
 
 bool has_forward_grad(const at::Tensor& tensor) { return !tensor.is_inference() && tensor._fw_grad(0).defined(); }
 
-// Whether no two of its elements lie at one place.
-bool is_without_overlap(const at::Tensor& tensor) {
-  std::vector<std::pair<int64_t, int64_t>> dimensions;  // stride, size
-  for (int64_t i = 0; i < tensor.dim(); ++i) {
-    if (tensor.size(i) > 1) dimensions.emplace_back(tensor.stride(i), tensor.size(i));
-  }
-  std::ranges::sort(dimensions);
-  int64_t reach = 1;
-  for (const auto& [stride, size] : dimensions) {
-    if (stride < reach) return false;
-    reach = stride * size;
-  }
-  return true;
-}
-
-// weight.t() and the like: the leaf is lifted, and viewed there, so that all that its views are given is summed before it is
-// fetched, in the order in which eager sums it.
-bool is_view_of_leaf(const at::Tensor& tensor) {
-  if (!tensor.is_view() || tensor.is_complex() || tensor.is_neg()) return false;
+// Whether it is what PyTorch's own .t() and the like made of a leaf.
+bool is_transposed_leaf(const at::Tensor& tensor) {
+  if (tensor.dim() != 2 || tensor.is_leaf() || !tensor.is_view() || tensor.is_complex()) return false;
   const at::Tensor base(tensor._base());
-  return base.is_leaf() && base.requires_grad() && base.scalar_type() == tensor.scalar_type() && can_lift(base) &&
-         is_without_overlap(tensor) && !has_forward_grad(base);
-}
-
-at::Tensor view_like(const at::Tensor& base, const at::Tensor& view) {
-  const bool same_start = base.storage_offset() == view.storage_offset();
-  if (same_start && base.dim() == 2 && view.dim() == 2 && view.size(0) == base.size(1) &&
-      view.size(1) == base.size(0) && view.stride(0) == base.stride(1) && view.stride(1) == base.stride(0)) {
-    return base.t();
-  }
-  if (same_start && base.is_contiguous() && view.is_contiguous() && base.numel() == view.numel()) {
-    return base.view(view.sizes());
-  }
-  return base.as_strided(view.sizes(), view.strides(), view.storage_offset());
+  if (!base.is_leaf() || !base.requires_grad() || base.dim() != 2 || !can_lift(base) || !tells_writes(base))
+    return false;
+  const std::string maker = tensor.grad_fn()->name();
+  return (maker == "TBackward0" || maker == "TransposeBackward0" || maker == "PermuteBackward0") &&
+         tensor.scalar_type() == base.scalar_type() && tensor.storage_offset() == base.storage_offset() &&
+         tensor.size(0) == base.size(1) && tensor.size(1) == base.size(0) && tensor.stride(0) == base.stride(1) &&
+         tensor.stride(1) == base.stride(0) &&
+         tensor.grad_fn()->next_edge(0).function == torch::autograd::impl::gradient_edge(base).function &&
+         !has_forward_grad(base);
 }
 
 }  // namespace
@@ -269,9 +328,10 @@ bool can_lift(const at::Tensor& tensor) {
 at::Tensor lift(const at::Tensor& tensor, c10::Device device) {
   if (has_forward_grad(tensor)) return tensor.to(device);
   if (!at::GradMode::is_enabled() || !tensor.requires_grad()) return lift_value(tensor, device);
-  if (is_view_of_leaf(tensor)) return view_like(lift(at::Tensor(tensor._base()), device), tensor);
+  torch::autograd::Edge base;
+  if (is_transposed_leaf(tensor)) base = torch::autograd::impl::gradient_edge(lift(at::Tensor(tensor._base()), device));
   at::Tensor lifted = lift_value(tensor, device);
-  torch::autograd::impl::set_gradient_edge(lifted, {nodes().of(tensor, lifted), 0});
+  torch::autograd::impl::set_gradient_edge(lifted, {nodes().of(tensor, lifted, base), 0});
   return lifted;
 }
 

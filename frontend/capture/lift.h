@@ -6,7 +6,8 @@
 //   known), the same memory, size and version, and nobody has opened the storage for writing since: its materializer tells, which
 //   libtorch calls before it hands out a pointer to write through. That also finds writes by .data, numpy and data_ptr().
 // Thread-safety: any thread.
-// Ownership: the copies are the cache's, as long as their source lives: dead ones go with later lifts, captures and stats().
+// Ownership: the copies are the cache's, as long as their source lives: dead ones go with later lifts, captures and stats(). Those
+//   of tensors that need no gradient and were sent once make room for each other beyond a bound.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -63,6 +63,10 @@ int stats_mode(std::string_view name) {
              : -1;
 }
 
+int host_argument(const c10::FunctionSchema& schema, std::string_view full) {
+  return argument_named(schema, full == "aten::_pack_padded_sequence" ? "lengths" : "batch_sizes");
+}
+
 ContextWay way_of(const c10::FunctionSchema& schema, std::string_view full, std::string_view name) {
   if (full == "aten::_backward") return ContextWay::kOpen;
   if (full == "aten::to" && schema.overload_name() == "dtype_layout") return ContextWay::kTo;
@@ -88,14 +92,15 @@ OpContext read(const c10::OperatorHandle& op) {
   out.layout = argument_named(schema, "layout");
   out.pin_memory = argument_named(schema, "pin_memory");
   out.generator = argument_named(schema, "generator");
+  out.host = host_argument(schema, full);
   out.stats_mode = full.starts_with("aten::") ? stats_mode(name) : -1;
   out.like = out.device >= 0 && (name.ends_with("_like") || name.starts_with("new_"));
   bool writes = false;
   for (const c10::Argument& argument : schema.arguments()) {
     out.writes.push_back(argument.alias_info() != nullptr && argument.alias_info()->isWrite());
+    out.outs.push_back(argument.is_out());
     writes = writes || out.writes.back();
   }
-  out.out_variant = writes && schema.overload_name().find("out") != std::string::npos;
   // Nodes refuse compositions as a whole; their pieces are what is captured.
   const bool node_runs_it = op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) ||
                             executor::refusal(schema.operator_name()).empty();

@@ -26,11 +26,12 @@ struct OpContext {
   int generator = -1;
   int stats_mode = -1;         // of a batch norm: where it is true, the running statistics (3, 4) are written
   bool like = false;           // a factory that takes but the looks of a tensor
-  bool out_variant = false;    // what it writes is overwritten and takes the result's size
   bool lifts_alone = true;     // also when all operands lie on the CPU
   bool takes_numbers = false;  // pointwise: a CPU tensor without dimensions beside remote operands travels by value
   bool fills_tensor = false;   // what torch::tensor({...}) calls between its first and its last operator
+  int host = -1;               // what PyTorch reads on the client: lengths of sequences
   std::vector<bool> writes;    // per argument
+  std::vector<bool> outs;      // per argument: overwritten, and takes the result's size
   const void* arguments = nullptr;  // of the schema that this was read from
 };
 

@@ -80,6 +80,8 @@ namespace {
 // Set in a child that was forked after a session was opened: the threads and rings of its sessions stayed with the parent.
 std::atomic<bool> forked_away{false};
 
+}  // namespace
+
 Status check_fork() {
   if (!forked_away.load(std::memory_order_relaxed)) [[likely]]
     return {};
@@ -88,8 +90,13 @@ Status check_fork() {
           "workers before the first use of the device, or with multiprocessing's \"spawn\""};
 }
 
+namespace {
+
 Status watch_for_forks() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { forked_away.store(true); });
+  static const int registered = pthread_atfork(nullptr, nullptr, [] {
+    forked_away.store(true);
+    leave_captures_to_parent();
+  });
   (void)registered;
   return check_fork();
 }

@@ -69,6 +69,9 @@ void poison(StorageState& state, const std::shared_ptr<const Status>& why);
 void set_lazy(bool lazy);
 bool is_lazy();
 
+// An error in a child of the process that opened the sessions: nothing of them may be touched there.
+Status check_fork();
+
 // The streams that the calling thread appends to, one per session that it used.
 std::vector<Stream*> thread_streams();
 

@@ -1,6 +1,9 @@
 // The context style: genie::Capture. Every program also runs without one, on the CPU, and must give the same numbers.
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <functional>
 #include <thread>
 
@@ -82,6 +85,13 @@ TEST_F(Context, WhatNamesTheCpuStaysThere) {
   memory[0] = 10;
   EXPECT_EQ((blob * 2).cpu()[0].item<float>(), 20.0F) << "the program's memory is read at each use";
   EXPECT_EQ(doubled.cpu()[0].item<float>(), 2.0F) << "and what was read stays";
+  auto parameter = torch::from_blob(memory.data(), {3}).requires_grad_();
+  EXPECT_EQ((parameter * 2).cpu()[0].item<float>(), 20.0F);
+  memory[0] = 5;
+  auto sum = (parameter * 2).sum();
+  EXPECT_EQ(sum.item<float>(), 20.0F) << "that of a parameter, too";
+  sum.backward();
+  EXPECT_EQ(parameter.grad().data_ptr<float>()[0], 2.0F);
 }
 
 TEST_F(Context, NothingIsCapturedOutside) {
@@ -111,10 +121,17 @@ TEST_F(Context, NothingIsCapturedOutside) {
   EXPECT_TRUE(is_capturing());
   second.reset();
   EXPECT_FALSE(is_capturing());
-  auto moved = std::make_unique<Capture>();
+  std::optional<Capture> moved(std::in_place);
   std::thread([&moved] { moved.reset(); }).join();
   EXPECT_FALSE(is_capturing()) << "ended by another thread";
   EXPECT_FALSE(is_remote(torch::ones({1})));
+  moved.emplace();
+  std::thread([&moved] { moved.reset(); }).join();
+  EXPECT_FALSE(is_remote(torch::ones({1}))) << "also where nobody asked";
+  moved.emplace();
+  std::thread([&moved] { moved.reset(); }).join();
+  const auto cpu = torch::ones({1}, torch::kCPU);
+  EXPECT_FALSE(is_remote(cpu + cpu));
   EXPECT_THROW(Capture(torch::kCPU), c10::Error);
 }
 
@@ -241,6 +258,28 @@ TEST_F(Context, DeadStoragesAreForgotten) {
   EXPECT_TRUE(weak.expired()) << "the cache keeps nothing alive";
 }
 
+// A data set that is walked through does not gather on the node; weights that need no gradient stay there.
+TEST_F(Context, WhatWasSentOnceMakesRoom) {
+  std::vector<Tensor> tensors;
+  for (int i = 0; i < 5; ++i) tensors.push_back(torch::full({16, 1 << 20}, static_cast<float>(i)));  // 64 MiB each
+  const auto uploads_of = [&](const Tensor& tensor) {
+    const float expected = tensor.const_data_ptr<float>()[0];
+    const auto before = session->stats().uploads;
+    const Capture capture;
+    EXPECT_EQ(tensor.max().item<float>(), expected);
+    return session->stats().uploads - before;
+  };
+  for (const Tensor& tensor : tensors) EXPECT_EQ(uploads_of(tensor), 1U);
+  EXPECT_EQ(uploads_of(tensors[4]), 0U);
+  EXPECT_EQ(uploads_of(tensors[0]), 1U) << "it made room";
+  EXPECT_EQ(uploads_of(tensors[0]), 0U) << "it was sent again: it stays";
+  auto parameter = torch::ones({16, 1 << 20}).requires_grad_();
+  EXPECT_EQ(uploads_of(parameter), 1U);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(uploads_of(torch::full({16, 1 << 20}, 7.0F)), 1U);
+  EXPECT_EQ(uploads_of(tensors[0]), 0U);
+  EXPECT_EQ(uploads_of(parameter), 0U);
+}
+
 TEST_F(Context, APartOfALargeStorageTravelsAlone) {
   const auto data = torch::randn({4096, 1024});
   const auto before = session->stats().upload_bytes;
@@ -277,13 +316,12 @@ TEST_F(Context, GradientsReachCpuLeaves) {
   torch::nn::Linear in(6, 5);
   torch::nn::Linear recurrent(5, 5);
   torch::nn::ModuleList model(in, recurrent);
-  const auto x = torch::randn({4, 2, 6});
+  const auto x = torch::randn({2, 6});
   const auto run = [&] {
     model->zero_grad();
     auto input = x.clone().requires_grad_();
     auto hidden = torch::zeros({2, 5});
-    for (int64_t i = 0; i < 4; ++i)
-      hidden = torch::tanh(in(input[i]) + recurrent(hidden));  // each weight is used 4 times
+    for (int i = 0; i < 4; ++i) hidden = torch::tanh(in(input) + recurrent(hidden));  // each leaf is used 4 times
     hidden.pow(2).sum().backward();
     std::vector<Tensor> grads{input.grad()};
     for (const Tensor& parameter : model->parameters()) grads.push_back(parameter.grad().clone());
@@ -325,6 +363,72 @@ TEST_F(Context, GradientsThroughViewsReachCpuLeaves) {
   ASSERT_TRUE(grad.device().is_cpu());
   EXPECT_TRUE(torch::allclose(grad, expected, 1e-5, 1e-6));
   EXPECT_EQ(grad.strides(), expected.strides());
+}
+
+// The identity, whose gradient is turned around.
+struct Reversed : torch::autograd::Function<Reversed> {
+  static Tensor forward(torch::autograd::AutogradContext*, const Tensor& x) { return x.view_as(x); }
+  static torch::autograd::tensor_list backward(torch::autograd::AutogradContext*, torch::autograd::tensor_list grads) {
+    return {-grads[0]};
+  }
+};
+
+// What a program hangs on a view of a leaf is not passed by.
+TEST_F(Context, ViewsKeepTheirOwnWayBack) {
+  const auto start = torch::randn({4, 3});
+  const auto factor = torch::randn({3});
+  using Way = std::function<std::vector<Tensor>(const Tensor&)>;
+  const std::vector<Way> ways = {
+      [&](const Tensor& w) -> std::vector<Tensor> {
+        (Reversed::apply(w) * factor).sum().backward();
+        return {w.grad()};
+      },
+      [&](const Tensor& w) -> std::vector<Tensor> {
+        Tensor row;
+        {
+          const torch::NoGradGuard no_grad;
+          row = w[1];
+        }
+        row.requires_grad_();
+        (row * factor).sum().backward();
+        EXPECT_FALSE(w.grad().defined()) << "it is a leaf";
+        return {row.grad()};
+      },
+      [&](const Tensor& w) -> std::vector<Tensor> {
+        auto turned = w.t();
+        turned.register_hook([](const Tensor& grad) { return grad * 3; });
+        const auto loss = (turned.exp() * factor.view({3, 1})).sum();
+        turned.retain_grad();  // also when it was used already
+        loss.backward();
+        return {w.grad(), turned.grad()};
+      },
+      [&](const Tensor& w) -> std::vector<Tensor> {
+        const auto turned = w.t();
+        const auto loss = (turned.exp() * factor.view({3, 1})).sum() + turned.sin().sum() + (turned * turned).sum();
+        return torch::autograd::grad({loss}, {turned, w});
+      },
+      [&](const Tensor& w) -> std::vector<Tensor> {  // sums keep eager's order
+        auto x = torch::full({2, 3}, 0.5F, torch::kCPU);
+        for (int i = 0; i < 5; ++i) x = torch::tanh(x.mm(w.t()).mm(w));
+        x.sum().backward();
+        return {w.grad()};
+      },
+      [&](const Tensor& w) -> std::vector<Tensor> {
+        auto x = torch::full({2, 3}, 0.5F, torch::kCPU);
+        for (int i = 0; i < 5; ++i) x = torch::tanh(x.mm(w.view({3, 4})).mm(w.view({4, 3})) + w.narrow(0, i % 3, 2));
+        x.sum().backward();
+        return {w.grad()};
+      },
+  };
+  for (size_t i = 0; i < ways.size(); ++i) {
+    const auto expected = ways[i](start.clone().requires_grad_());
+    const Capture capture;
+    const auto made = ways[i](start.clone().requires_grad_());
+    for (size_t j = 0; j < expected.size(); ++j) {
+      ASSERT_TRUE(made[j].defined() && made[j].device().is_cpu()) << i;
+      EXPECT_TRUE(torch::equal(made[j], expected[j])) << "way " << i << ": " << made[j] << expected[j];
+    }
+  }
 }
 
 TEST_F(Context, BackwardMayBeCalledOutside) {
@@ -418,6 +522,71 @@ TEST_F(Context, WritesIntoCpuTensorsAreThereAtOnce) {
   EXPECT_EQ(leaf.grad().data_ptr<float>()[2], 2.0F);
 }
 
+// Running statistics are read before they are written; outputs are not.
+TEST_F(Context, StatisticsOfOutVariantsAreReadToo) {
+  const auto x = torch::randn({5, 3, 2});
+  const auto weight = torch::rand({3});
+  const auto run = [&](bool annotated, const Tensor& input) {
+    auto mean = torch::full({3}, 0.5F, torch::kCPU);
+    auto variance = torch::full({3}, 2.0F, torch::kCPU);
+    std::vector<Tensor> out;
+    for (int i = 0; i < 3; ++i) out.push_back(torch::empty({0}, torch::kCPU));
+    if (annotated) {
+      at::_native_batch_norm_legit_out(out[0], out[1], out[2], input, weight, {}, mean, variance, true, 0.25, 1e-5);
+    } else {
+      at::native_batch_norm_out(out[0], out[1], out[2], input, weight, {}, mean, variance, true, 0.25, 1e-5);
+    }
+    out.push_back(mean);
+    out.push_back(variance);
+    return out;
+  };
+  for (const bool annotated : {false, true}) {
+    const auto expected = run(annotated, x);
+    const Capture capture;
+    const auto made = run(annotated, x.to(device()));
+    for (size_t i = 0; i < expected.size(); ++i) {
+      ASSERT_TRUE(made[i].device().is_cpu());
+      EXPECT_TRUE(torch::equal(made[i], expected[i])) << annotated << i << made[i] << expected[i];
+    }
+  }
+}
+
+// How long the sequences of a batch are is the client's to know.
+TEST_F(Context, PackedSequences) {
+  namespace rnn = torch::nn::utils::rnn;
+  const auto x = torch::randn({3, 5, 4});
+  const auto outside = torch::tensor({2, 5, 3});
+  const auto run = [&](auto& layer, const Tensor& lengths, bool sorted) {
+    layer->zero_grad();
+    auto input = x.clone().requires_grad_();
+    const auto packed = rnn::pack_padded_sequence(input, lengths, /*batch_first=*/true, /*enforce_sorted=*/sorted);
+    EXPECT_TRUE(packed.batch_sizes().device().is_cpu());
+    const auto done = std::get<0>(layer->forward_with_packed_input(packed));
+    const auto [padded, back] = rnn::pad_packed_sequence(done, /*batch_first=*/true);
+    EXPECT_TRUE(torch::equal(back.cpu(), lengths.cpu()));
+    padded.pow(2).sum().backward();
+    std::vector<Tensor> out{padded.detach().cpu(), input.grad()};
+    for (const Tensor& parameter : layer->parameters()) out.push_back(parameter.grad().clone());
+    return out;
+  };
+  const auto compare = [&](auto layer) {
+    const auto sorted = torch::tensor({5, 3, 2});
+    const std::array expected{run(layer, outside, false), run(layer, sorted, true)};
+    const Capture capture;
+    const std::array made{run(layer, outside, false), run(layer, torch::tensor({5, 3, 2}), true)};
+    EXPECT_TRUE(is_remote(torch::tensor({5, 3, 2})));
+    for (size_t i = 0; i < expected.size(); ++i) {
+      for (size_t j = 0; j < expected[i].size(); ++j) {
+        EXPECT_TRUE(torch::allclose(made[i][j], expected[i][j], 1e-5, 1e-6)) << i << j;
+      }
+      EXPECT_TRUE(torch::equal(made[i][0], expected[i][0])) << i;
+    }
+  };
+  compare(torch::nn::LSTM(torch::nn::LSTMOptions(4, 6).bidirectional(true).num_layers(2)));
+  compare(torch::nn::GRU(torch::nn::GRUOptions(4, 6)));
+  compare(torch::nn::RNN(torch::nn::RNNOptions(4, 6)));
+}
+
 // Operators that PyTorch composes of others, with nothing but CPU operands.
 TEST_F(Context, CompositionsAreCaptured) {
   const auto x = torch::randn({3, 5, 4});
@@ -463,6 +632,68 @@ TEST_F(Context, OperandsThatAreHandedOnAreThePrograms) {
   twice[0].zero_();
   EXPECT_EQ(x.data_ptr<float>()[0], 0.0F) << "a view writes through";
   EXPECT_EQ(x.sum().item<float>(), 0.0F);
+}
+
+// What is handed on of memory that was sent without its gaps is no view of the program's.
+TEST_F(Context, ViewsOfOperandsWithGaps) {
+  std::vector<int64_t> memory(12);
+  for (size_t i = 0; i < memory.size(); ++i) memory[i] = static_cast<int64_t>(i);
+  const auto x = torch::from_blob(memory.data(), {3, 4}, torch::kLong).slice(1, 0, 4, 2);
+  const auto large = torch::arange(int64_t{1} << 20).view({-1, 4}).slice(0, 3, 6).slice(1, 1, 4, 2);
+  for (const Tensor& from : {x, large}) {
+    const auto expected = torch::einsum("ij->ji", {from});
+    const auto diagonal = torch::einsum("ii->i", {from.slice(0, 0, 2)});
+    const Capture capture;
+    EXPECT_TRUE(torch::equal(torch::einsum("ij->ji", {from}).cpu(), expected));
+    EXPECT_TRUE(torch::equal(torch::einsum("ii->i", {from.slice(0, 0, 2)}).cpu(), diagonal));
+  }
+}
+
+// A child, as a worker that loads data is, computes on the CPU and leaves the session to its parent.
+TEST_F(Context, AForkedChildIsOutsideOfTheCapture) {
+  auto weight = torch::ones({1000});
+  Capture capture;
+  const auto before = weight + 1;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::alarm(60);  // however it hangs
+    const auto check = [](int code, bool right) {
+      if (!right) ::_exit(code);
+    };
+    const auto throws = [](const auto& what) {
+      try {
+        (void)what();
+        return false;
+      } catch (const Error& error) {
+        return std::string_view(error.what()).find("fork") != std::string_view::npos;
+      }
+    };
+    try {
+      check(2, !is_capturing());
+      const auto made = torch::tensor({1.0F, 2.0F}) + torch::ones({2});
+      check(3, made.device().is_cpu() && made.data_ptr<float>()[1] == 3.0F);
+      const auto sum = torch::relu(weight).add(1).sum();
+      check(4, sum.device().is_cpu() && sum.item<float>() == 2000.0F);
+      weight.mul_(4);
+      check(5, weight.data_ptr<float>()[0] == 4.0F);
+      check(6, throws([] { return Capture(); }));
+      check(7, throws([&] { return weight.to(before.device()); }));
+      capture.end();
+      check(8, capture.graph().nodes.empty());
+    } catch (...) {
+      ::_exit(9);
+    }
+    ::_exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  EXPECT_TRUE(is_capturing());
+  const auto after = weight * 2 + torch::ones({1000});
+  EXPECT_EQ(before.sum().item<float>(), 2000.0F);
+  EXPECT_EQ(after.sum().item<float>(), 3000.0F);
+  EXPECT_EQ(weight.data_ptr<float>()[0], 1.0F);
+  EXPECT_EQ(capture.graph().nodes.front().op, "aten::add.Scalar");
 }
 
 TEST_F(Context, GraphsHoldTheirScope) {

@@ -364,6 +364,24 @@ def test_optimizers_and_writes_from_python_in_a_capture(device):
     print(model.weight)
 
 
+class _Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        return torch.tensor([float(i)]) * torch.ones(2) + torch.nn.functional.relu(torch.full_like(torch.ones(2), i))
+
+
+def test_workers_that_load_data_in_a_capture(device):
+    with genie.capture():
+        weight = torch.ones(2, device="cpu")
+        before = weight + 1
+        loader = torch.utils.data.DataLoader(_Numbers(), batch_size=3, num_workers=2, multiprocessing_context="fork")
+        seen = [(batch.device.type, (batch * weight).cpu().tolist()) for batch in loader]
+        assert before.cpu().tolist() == [2, 2]
+    assert seen == [("cpu", [[0, 0], [2, 2], [4, 4]]), ("cpu", [[6, 6], [8, 8], [10, 10]])]
+
+
 def test_threads_of_a_capturing_program(device):
     seen = []
     with genie.capture():

@@ -51,7 +51,8 @@ class _Factories(DeviceContext):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if _leaves_the_device_open(func, args, kwargs):
+        # The mode may outlive the capture: in a forked worker, or when another thread ended it.
+        if _leaves_the_device_open(func, args, kwargs) and genie_native.is_capturing():
             kwargs = {**kwargs, "device": self.device}
         return func(*args, **kwargs)
 
