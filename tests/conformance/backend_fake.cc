@@ -35,9 +35,9 @@ Backend fake_backend() {
 Backend fake_unruly_backend() {
   return {"fake_unruly",
           [] {
-            return std::make_unique<FakeWorld>(FakeOptions{
-                .faults = {.seed = test_seed(), .delay_ns_min = 0, .delay_ns_max = 50'000, .reorder = 0.3},
-                .bytes_per_ns = 1});
+            return std::make_unique<FakeWorld>(
+                FakeOptions{.faults = {.seed = test_seed(), .delay_ns_min = 0, .delay_ns_max = 50'000, .reorder = 0.3},
+                            .bytes_per_ns = 1});
           },
           nullptr};
 }

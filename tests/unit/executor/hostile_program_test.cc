@@ -101,15 +101,16 @@ TEST_F(HostileProgram, TheNumberOfStoragesIsBounded) {
   store_ = Store::make({.storages_max = kMost});
   auto bytes = std::make_shared<std::vector<float>>(kElements, 2.0F);
   const auto adopt = [&](uint64_t id) {
-    return store_->adopt({id, 0}, {reinterpret_cast<std::byte*>(bytes->data()), kElements * sizeof(float), true, bytes});
+    return store_->adopt({id, 0},
+                         {reinterpret_cast<std::byte*>(bytes->data()), kElements * sizeof(float), true, bytes});
   };
   ASSERT_TRUE(adopt(1).ok() && adopt(2).ok());
   const auto program = compile(test::add_template(1, kElements));
   ASSERT_TRUE(program.ok());
   // What an invocation would have written is remembered as lost, whatever its id.
   for (uint64_t id = 100; id < 200; ++id) {
-    const auto outcome = store_->invoke(**program, std::vector<SlotBinding>{{id, 0, 1, 0}, {2, 0, 0, 0}},
-                                        default_params(**program));
+    const auto outcome =
+        store_->invoke(**program, std::vector<SlotBinding>{{id, 0, 1, 0}, {2, 0, 0, 0}}, default_params(**program));
     EXPECT_EQ(outcome.status.code(), Errc::kNotFound);
     EXPECT_LE(store_->storage_count(), kMost);
   }
