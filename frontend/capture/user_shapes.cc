@@ -6,6 +6,9 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <vector>
 
 namespace genie {
 
@@ -110,6 +113,20 @@ void ShapeCall::add_like(const at::Tensor& tensor) {
 void ShapeCall::add_undefined() { answer_.add(frontend::TensorMeta{.defined = false}); }
 void ShapeCall::begin_list(size_t count) { answer_.begin_list(count); }
 
+namespace frontend {
+namespace {
+
+// Another thread may be calling one that was just replaced: all are kept.
+const UserShapes* keep(ShapeFunction function) {
+  static std::mutex mutex;
+  static auto* const kept = new std::vector<std::unique_ptr<const UserShapes>>;
+  const std::lock_guard<std::mutex> guard(mutex);
+  return kept->emplace_back(new UserShapes{std::move(function)}).get();
+}
+
+}  // namespace
+}  // namespace frontend
+
 void register_shape_function(const std::string& op, ShapeFunction function) {
   const size_t dot = op.find('.');
   const std::string overload = dot == std::string::npos ? "" : op.substr(dot + 1);
@@ -123,7 +140,7 @@ void register_shape_function(const std::string& op, ShapeFunction function) {
   }
   frontend::OpInfo& info = frontend::op_info(*handle);
   // An earlier one may be in use by another thread: it stays.
-  info.user_shapes.store(function ? new frontend::UserShapes{std::move(function)} : nullptr, std::memory_order_release);
+  info.user_shapes.store(function ? frontend::keep(std::move(function)) : nullptr, std::memory_order_release);
   info.shape_epoch.fetch_add(1, std::memory_order_acq_rel);
 }
 
