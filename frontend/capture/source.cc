@@ -6,8 +6,10 @@
 #include <atomic>
 #include <cstdlib>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string_view>
+#include <vector>
 
 namespace genie {
 namespace {
@@ -34,8 +36,13 @@ void set_trace_lines(bool trace) { frontend::tracing.store(trace, std::memory_or
 bool is_tracing_lines() { return frontend::tracing.load(std::memory_order_relaxed); }
 
 void set_source_finder(SourceFinder wanted) {
-  // Another thread may be in an earlier one: it stays.
-  finder.store(wanted ? new SourceFinder(std::move(wanted)) : nullptr, std::memory_order_release);
+  // Another thread may be in an earlier one: all are kept.
+  static std::mutex mutex;
+  static auto* const kept = new std::vector<std::unique_ptr<const SourceFinder>>;
+  const std::lock_guard<std::mutex> guard(mutex);
+  if (!wanted) return finder.store(nullptr, std::memory_order_release);
+  kept->push_back(std::make_unique<const SourceFinder>(std::move(wanted)));
+  finder.store(kept->back().get(), std::memory_order_release);
 }
 
 namespace frontend {
