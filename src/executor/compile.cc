@@ -69,7 +69,8 @@ class Decoder {
                 fmt::format("operator {} does not run on a node: {}; move its operands to the CPU for it", full, why)};
       }
       if (!name.starts_with("aten::") && !name.starts_with("genie::"))
-        program_.custom_ops.emplace_back(static_cast<uint32_t>(program_.ops.size()), declared->schema_hash());
+        program_.custom_ops.push_back(
+            {static_cast<uint32_t>(program_.ops.size()), {name, overload}, declared->schema_hash()});
       program_.ops.push_back(*handle);
       program_.guards.push_back(guard_of(name));
       program_.op_names.push_back(full);
@@ -115,7 +116,7 @@ class Decoder {
     return node.slot < program_.slot_kinds.size() ? Status() : malformed("slot out of range");
   }
 
-  Status decode_tensor(Node& node, uint32_t bits) {
+  Status decode_geometry(Node& node, uint32_t bits) {
     node.dtype = static_cast<uint8_t>(bits >> TensorBits::kDtypeShift);
     node.rank = static_cast<uint8_t>(bits >> TensorBits::kRankShift);
     node.contiguous = (bits & TensorBits::kContiguous) != 0;
@@ -124,20 +125,18 @@ class Decoder {
     node.neg = (bits & TensorBits::kNeg) != 0;
     if (node.rank > wire::kMaxRank) return malformed("tensor rank too large");
     GENIE_TRY(check_dtype(node));
-    GENIE_TRY(take_slot(node));
     return take_params(node, node.rank * (node.contiguous ? 1U : 2U) + (node.zero_offset ? 0U : 1U));
+  }
+
+  Status decode_tensor(Node& node, uint32_t bits) {
+    GENIE_TRY(decode_geometry(node, bits));
+    return take_slot(node);
   }
 
   Status decode_resized(Node& node) {
     uint32_t bits = 0;
     GENIE_TRY(next(bits));
-    node.dtype = static_cast<uint8_t>(bits >> TensorBits::kDtypeShift);
-    node.rank = static_cast<uint8_t>(bits >> TensorBits::kRankShift);
-    node.contiguous = (bits & TensorBits::kContiguous) != 0;
-    node.zero_offset = true;
-    if (node.rank > wire::kMaxRank) return malformed("tensor rank too large");
-    GENIE_TRY(check_dtype(node));
-    return take_params(node, node.rank * (node.contiguous ? 1U : 2U));
+    return decode_geometry(node, (bits | TensorBits::kZeroOffset) & ~(TensorBits::kConj | TensorBits::kNeg));
   }
 
   static Status check_dtype(const Node& node) {
@@ -273,13 +272,14 @@ class Decoder {
       if (writes_argument(program_, record, i)) mark_written(node);
     }
     for (uint32_t i = 0; i < record.output_count; ++i) {
-      const Node& node = program_.nodes[record.first_output + i];
+      Node& node = program_.nodes[record.first_output + i];
       const auto* alias = schema.returns()[i].alias_info();
       if (alias != nullptr && !alias->isWrite()) {
         // Views are geometry and stay on the client; some view kernels do not check their bounds.
         return {Errc::kPermission, fmt::format("operator {} makes a view: it has no place in a template", name)};
       }
       GENIE_TRY(check_output(record, node, *schema.returns()[i].type(), name));
+      if (node.tag == Tag::kAlias) node.may_be_laid_anew = schema.arguments()[node.count].is_out();
       if (node.tag == Tag::kFresh) {
         program_.slot_origin[node.slot] = {static_cast<uint32_t>(program_.records.size()), record.first_output + i};
       }
@@ -428,17 +428,14 @@ bool writes_argument(const Program& program, const Record& record, uint32_t argu
 Status check_still_there(const Program& program) {
   const uint32_t now = departures();
   if (program.custom_ops.empty() || program.departures_seen.load(std::memory_order_relaxed) == now) return {};
-  for (const auto& [op, hash] : program.custom_ops) {
-    const std::string& full = program.op_names[op];
-    const size_t dot = full.find('.');
-    const auto handle = c10::Dispatcher::singleton().findSchema(
-        {full.substr(0, dot), dot == std::string::npos ? "" : full.substr(dot + 1)});
+  for (const auto& [op, name, hash] : program.custom_ops) {
+    const auto handle = c10::Dispatcher::singleton().findSchema(name);
     // The handle of one that came back may be another: clients register their templates again for it.
     if (handle.has_value() && *handle == program.ops[op] && schema_hash(handle->schema()) == hash) continue;
     return {Errc::kNotFound,
             fmt::format("operator {} has gone from this node, or is another one now: its library was unloaded "
                         "while work with it was on the way",
-                        full)};
+                        program.op_names[op])};
   }
   program.departures_seen.store(now, std::memory_order_relaxed);
   return {};

@@ -8,7 +8,6 @@
 #include <atomic>
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "src/executor/executor.h"
@@ -27,10 +26,11 @@ struct Node {
   bool neg = false;
   bool zero_offset = false;
   bool wrapped = false;
-  uint32_t slot = 0;         // kTensor, kFresh, kReported
-  uint32_t param = 0;        // first parameter
-  uint32_t count = 0;        // list length, alias's argument, constant, string index, bool
-  uint32_t first_child = 0;  // kList, kListOut: in Program::nodes; kBoolList: in Program::bool_words
+  bool may_be_laid_anew = false;  // kAlias: of an out= argument
+  uint32_t slot = 0;              // kTensor, kFresh, kReported
+  uint32_t param = 0;             // first parameter
+  uint32_t count = 0;             // list length, alias's argument, constant, string index, bool
+  uint32_t first_child = 0;       // kList, kListOut: in Program::nodes; kBoolList: in Program::bool_words
 };
 
 struct Record {
@@ -71,7 +71,12 @@ class Program {
   bool check_shapes = false;
   // Operators of libraries, which may go from a process: their place in `ops`, their schemas, and what departures() said when
   // they were last seen to be there.
-  std::vector<std::pair<uint32_t, uint64_t>> custom_ops;
+  struct CustomOp {
+    uint32_t op = 0;
+    c10::OperatorName name;
+    uint64_t schema_hash = 0;
+  };
+  std::vector<CustomOp> custom_ops;
   mutable std::atomic<uint32_t> departures_seen{0};
 };
 

@@ -1,6 +1,5 @@
 // Replay: runs programs over a session's storages, record by record, on real tensors with true aliasing.
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_strided.h>
@@ -14,7 +13,6 @@
 #include <algorithm>
 #include <bit>
 #include <optional>
-#include <sstream>
 #include <unordered_map>
 
 #include "datapath/base/log.h"
@@ -22,6 +20,7 @@
 #include "src/executor/geometry.h"
 #include "src/executor/placement.h"
 #include "src/executor/program.h"
+#include "src/executor/promise.h"
 #include "src/executor/sharing.h"
 
 namespace genie::executor {
@@ -70,44 +69,6 @@ size_t bytes_of(const Node& node, std::span<const int64_t> params) {
   const Geometry geometry(node, params);
   const size_t item_bytes = c10::elementSize(static_cast<c10::ScalarType>(node.dtype));
   return bytes_spanned(geometry.sizes, geometry.strides, 0, item_bytes);
-}
-
-constexpr std::string_view kWrongPromise =
-    "its Meta kernel or its shape function is wrong (for an operator of PyTorch: please report it)";
-
-std::string layout_text(c10::ScalarType dtype, at::IntArrayRef sizes, at::IntArrayRef strides) {
-  std::ostringstream text;
-  text << dtype << sizes << " with strides " << strides;
-  return text.str();
-}
-
-ReplayError broken_promise(const at::Tensor& real, const std::string& promised) {
-  return ReplayError(Errc::kInternal, fmt::format("gives {} where {} was promised: {}",
-                                                  layout_text(real.scalar_type(), real.sizes(), real.strides()),
-                                                  promised, kWrongPromise));
-}
-
-// Strides count where a step along them leads to another element. What is expanded or has gaps cannot be promised: the
-// client then takes it to be dense, in the order of its dimensions.
-bool keeps_promise(const Geometry& promised, c10::ScalarType dtype, const at::Tensor& real) {
-  if (real.scalar_type() != dtype || real.sizes() != at::IntArrayRef(promised.sizes)) return false;
-  if (real.numel() == 0) return true;
-  const auto strides = real.is_non_overlapping_and_dense() ? real.strides().vec()
-                                                           : at::infer_dense_strides(real.sizes(), real.strides());
-  for (size_t i = 0; i < strides.size(); ++i) {
-    if (promised.sizes[i] != 1 && strides[i] != promised.strides[i]) return false;
-  }
-  return true;
-}
-
-// Of an argument after the call.
-void check_promise(const Node& node, std::span<const int64_t> params, const at::Tensor& real) {
-  const Geometry promised(node, params);
-  const auto dtype = static_cast<c10::ScalarType>(node.dtype);
-  const bool same = real.is_non_overlapping_and_dense()
-                        ? keeps_promise(promised, dtype, real)
-                        : real.scalar_type() == dtype && real.sizes() == at::IntArrayRef(promised.sizes);
-  if (!same) throw broken_promise(real, layout_text(dtype, promised.sizes, promised.strides));
 }
 
 class CpuStore final : public Store {
@@ -406,7 +367,7 @@ InvokeOutcome CpuStore::invoke(const Program& program, std::span<const SlotBindi
   const c10::InferenceMode below_autograd;
   plan_births(program, slots, birthplace != nullptr ? placed : std::span<const uint64_t>());
   auto birth = births_.cbegin();
-  AllocationLimit limit(left());
+  AllocationLimit limit(0);  // set for each record
   size_t index = 0;
   Errc code = Errc::kOpFailed;
   std::string why;
@@ -418,7 +379,8 @@ InvokeOutcome CpuStore::invoke(const Program& program, std::span<const SlotBindi
         scope.emplace(*birthplace, birth->storage, bytes_of(node, params));
         ++birth;
       }
-      limit.set(left() - std::min(left(), invocation_bytes_));
+      const uint64_t left_now = left();
+      limit.set(left_now - std::min(left_now, invocation_bytes_));
       run_record(program, program.records[index], params, outcome);
     } catch (const ReplayError& error) {
       code = error.code;
@@ -615,27 +577,6 @@ void CpuStore::run_record(const Program& program, const Record& record, std::spa
   }
 }
 
-// What a kernel wrote into an operand stays in the form that the client knows: some lay an out= argument out anew, or leave it
-// lazily conjugated.
-void keep_form(const Node& node, std::span<const int64_t> params, const at::Tensor& tensor) {
-  const Geometry promised(node, params);
-  if (tensor.strides() == at::IntArrayRef(promised.strides) && tensor.is_conj() == node.conj &&
-      tensor.is_neg() == node.neg) [[likely]] {
-    return;
-  }
-  if (tensor.sizes() != at::IntArrayRef(promised.sizes) ||
-      bytes_spanned(promised.sizes, promised.strides, tensor.storage_offset(), tensor.itemsize()) >
-          tensor.storage().nbytes()) {
-    throw broken_promise(tensor, layout_text(tensor.scalar_type(), promised.sizes, promised.strides));
-  }
-  const at::Tensor values = tensor.clone();
-  auto* impl = tensor.unsafeGetTensorImpl();
-  impl->set_sizes_and_strides(promised.sizes, promised.strides, tensor.storage_offset());
-  impl->_set_conj(node.conj);
-  impl->_set_neg(node.neg);
-  tensor.copy_(values);
-}
-
 void CpuStore::take_output(const Program& program, const Record& record, const Node& node, const c10::IValue& value,
                            std::span<const int64_t> params, InvokeOutcome& outcome) {
   const bool check = program.check_shapes;
@@ -645,8 +586,7 @@ void CpuStore::take_output(const Program& program, const Record& record, const N
     case Tag::kListOut: {
       const auto tensors = value.toTensorVector();
       if (tensors.size() != node.count)
-        throw ReplayError(Errc::kInternal, fmt::format("gives a list of {} tensors, {} were promised: {}",
-                                                       tensors.size(), node.count, kWrongPromise));
+        throw broken_promise(fmt::format("a list of {} tensors", tensors.size()), fmt::to_string(node.count));
       for (uint32_t i = 0; i < node.count; ++i) {
         const Node& child = program.nodes[node.first_child + i];
         if (child.tag == Tag::kFresh || child.tag == Tag::kReported)
@@ -655,7 +595,8 @@ void CpuStore::take_output(const Program& program, const Record& record, const N
       return;
     }
     case Tag::kUndefinedOut:
-      if (check && value.isTensor() && value.toTensor().defined()) throw broken_promise(value.toTensor(), "nothing");
+      if (check && value.isTensor() && value.toTensor().defined())
+        throw broken_promise(layout_text(value.toTensor()), "nothing");
       return;
     case Tag::kResized:
       if (!value.isTensor()) return;
@@ -666,7 +607,7 @@ void CpuStore::take_output(const Program& program, const Record& record, const N
       const Node& argument = program.nodes[record.first_argument + node.count];
       if (!value.isTensor() || argument.tag != Tag::kTensor) return;
       if (check) check_promise(argument, params, value.toTensor());
-      keep_form(argument, params, value.toTensor());
+      if (node.may_be_laid_anew) keep_form(argument, params, value.toTensor());
       return;
     }
     default: return;
@@ -679,9 +620,7 @@ void CpuStore::take_tensor(const Node& node, at::Tensor tensor, std::span<const 
   Slot& slot = slots_[node.slot];
   const bool reported = node.tag == Tag::kReported;
   if (!tensor.defined()) {
-    if (!reported)
-      throw ReplayError(Errc::kInternal,
-                        fmt::format("gives an undefined tensor where one was promised: {}", kWrongPromise));
+    if (!reported) throw broken_promise("an undefined tensor", "one");
     outcome.reported.push_back(ReportedTensor{.defined = false});
     slot = Slot{fresh_storage(0), true};
     return;
@@ -704,7 +643,7 @@ void CpuStore::take_tensor(const Node& node, at::Tensor tensor, std::span<const 
     const auto dtype = static_cast<c10::ScalarType>(node.dtype);
     if (tensor.sizes() != at::IntArrayRef(promised.sizes) || tensor.scalar_type() != dtype ||
         (check && !keeps_promise(promised, dtype, tensor))) {
-      throw broken_promise(tensor, layout_text(dtype, promised.sizes, promised.strides));
+      throw broken_promise(layout_text(tensor), layout_text(dtype, promised.sizes, promised.strides));
     }
     if (shared || tensor.strides() != at::IntArrayRef(promised.strides)) {
       at::Tensor laid = at::empty_strided(promised.sizes, promised.strides, tensor.options());
