@@ -16,7 +16,6 @@
 namespace genie::frontend {
 namespace {
 
-// Moves on when an operator goes, so that no thread finds it by the address of its schema.
 std::atomic<uint32_t> generation{1};
 
 // The shared library that a function or an object of this process lies in; empty when unknown.
@@ -112,7 +111,7 @@ OpInfo& known_op(const c10::OperatorHandle& handle) {
   Cache& cache = *mine;
   const c10::FunctionSchema* schema = &handle.schema();
   Known& known = cache[(reinterpret_cast<uintptr_t>(schema) >> 6) % cache.size()];
-  const uint32_t now = generation.load(std::memory_order_acquire);
+  const uint32_t now = op_generation();
   if (known.schema != schema || known.generation != now) known = {schema, &op_info(handle), now};
   return *known.op;
 }
@@ -134,19 +133,24 @@ TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
 
 }  // namespace
 
+uint32_t op_generation() noexcept { return generation.load(std::memory_order_acquire); }
+
 void accept_custom(OpInfo& op, const SessionCore& core) {
   const session::NodeInfo& node = core.node();
   if (!node.shares_process) {
-    const std::string library = Watch::library_of(op.handle.operator_name());
+    const auto library = [&](const char* otherwise) {
+      const std::string known = Watch::library_of(op.handle.operator_name());
+      return known.empty() ? otherwise : known;
+    };
     const auto found = node.operators.find(op.name);
     TORCH_CHECK_NOT_IMPLEMENTED(found != node.operators.end(), op.name, " is not on node '", node.name,
                                 "': start genie-node there with --load-library ",
-                                library.empty() ? "and the library that defines it" : library, " (it is ",
-                                op.handle.debug(), "), or move its operands to the CPU");
+                                library("and the library that defines it"), " (it is ", op.handle.debug(),
+                                "), or move its operands to the CPU");
     TORCH_CHECK_NOT_IMPLEMENTED(found->second == op.schema_hash, op.name, " has another schema on node '", node.name,
                                 "' than in this program, where it is ", op.handle.schema(),
                                 ": start genie-node there with --load-library and the same build of ",
-                                library.empty() ? "the library that defines it" : library);
+                                library("the library that defines it"));
   }
   op.accepted_by.store(&core, std::memory_order_relaxed);
 }

@@ -13,4 +13,7 @@ class SessionCore;
 // that name.
 void accept_custom(OpInfo& op, const SessionCore& core);
 
+// Moves on when an operator goes from this process: what was remembered by the address of its schema counts no longer.
+uint32_t op_generation() noexcept;
+
 }  // namespace genie::frontend

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <unordered_map>
 
-#include "frontend/capture/user_shapes.h"
+#include "genie/shapes.h"
 #include "src/executor/schema_hash.h"
 #include "src/protocol/program_format.h"
 #include "template_generated.h"
@@ -85,7 +85,7 @@ void FragmentBuilder::encode(const Segment& segment) {
                            written_by_[local] != kUnused, written_by_[local]});
   }
   // Everything that tells two templates apart; numbers are parameters and do not.
-  check_shapes_ = checks_shapes();
+  check_shapes_ = is_checking_shapes();
   uint64_t seed = XXH3_64bits_withSeed(kinds_.data(), kinds_.size(), check_shapes_ ? 1 : 0);
   for (const std::string& text : strings_) seed = XXH3_64bits_withSeed(text.data(), text.size() + 1, seed);
   const XXH128_hash_t hash = XXH3_128bits_withSeed(code_.data(), code_.size() * sizeof(uint32_t), seed);

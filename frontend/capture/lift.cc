@@ -306,13 +306,16 @@ bool is_transposed_leaf(const at::Tensor& tensor) {
   const at::Tensor base(tensor._base());
   if (!base.is_leaf() || !base.requires_grad() || base.dim() != 2 || !can_lift(base) || !tells_writes(base))
     return false;
+  const bool transposed = tensor.scalar_type() == base.scalar_type() &&
+                          tensor.storage_offset() == base.storage_offset() && tensor.size(0) == base.size(1) &&
+                          tensor.size(1) == base.size(0) && tensor.stride(0) == base.stride(1) &&
+                          tensor.stride(1) == base.stride(0);
+  if (!transposed || has_forward_grad(base) ||
+      tensor.grad_fn()->next_edge(0).function != torch::autograd::impl::gradient_edge(base).function) {
+    return false;
+  }
   const std::string maker = tensor.grad_fn()->name();
-  return (maker == "TBackward0" || maker == "TransposeBackward0" || maker == "PermuteBackward0") &&
-         tensor.scalar_type() == base.scalar_type() && tensor.storage_offset() == base.storage_offset() &&
-         tensor.size(0) == base.size(1) && tensor.size(1) == base.size(0) && tensor.stride(0) == base.stride(1) &&
-         tensor.stride(1) == base.stride(0) &&
-         tensor.grad_fn()->next_edge(0).function == torch::autograd::impl::gradient_edge(base).function &&
-         !has_forward_grad(base);
+  return maker == "TBackward0" || maker == "TransposeBackward0" || maker == "PermuteBackward0";
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "frontend/capture/custom_ops.h"
 #include "src/executor/guards.h"
 
 namespace genie::frontend {
@@ -107,7 +108,6 @@ OpContext read(const c10::OperatorHandle& op) {
   out.lifts_alone = !writes && full.starts_with("aten::") && returns_tensors(schema) && node_runs_it;
   out.takes_numbers = op.hasTag(at::Tag::pointwise);
   out.fills_tensor = full == "aten::select" || full == "aten::fill_";
-  out.arguments = schema.arguments().data();
   return out;
 }
 
@@ -115,6 +115,7 @@ struct Table {
   std::mutex mutex;
   std::deque<OpContext> entries;
   std::unordered_map<const c10::FunctionSchema*, const OpContext*> by_schema;
+  uint32_t generation = 0;  // of by_schema: another operator's schema may lie where that of one that went lay
 };
 
 Table& table() {
@@ -122,14 +123,15 @@ Table& table() {
   return *instance;
 }
 
-const OpContext& look_up(const c10::OperatorHandle& op) {
+const OpContext& look_up(const c10::OperatorHandle& op, uint32_t generation) {
   Table& all = table();
   const std::lock_guard<std::mutex> guard(all.mutex);
-  const OpContext*& entry = all.by_schema[&op.schema()];
-  // A library may be registered anew: the schema lies at the same place then, its arguments do not.
-  if (entry == nullptr || entry->arguments != op.schema().arguments().data()) {
-    entry = &all.entries.emplace_back(read(op));
+  if (all.generation != generation) {
+    all.by_schema.clear();
+    all.generation = generation;
   }
+  const OpContext*& entry = all.by_schema[&op.schema()];
+  if (entry == nullptr) entry = &all.entries.emplace_back(read(op));
   return *entry;
 }
 
@@ -139,14 +141,14 @@ const OpContext& op_context(const c10::OperatorHandle& op) {
   struct Slot {
     const c10::FunctionSchema* schema;
     const OpContext* entry;
+    uint32_t generation;
   };
   // On the heap: the room for what every thread has in place is scarce in a process that loads the library late.
   static thread_local const std::unique_ptr<Slot[]> slots(new Slot[kSlots]{});
   const c10::FunctionSchema* schema = &op.schema();
   Slot& slot = slots[(reinterpret_cast<uintptr_t>(schema) >> 6) % kSlots];
-  if (slot.schema != schema || slot.entry->arguments != schema->arguments().data()) {
-    slot = {schema, &look_up(op)};
-  }
+  const uint32_t now = op_generation();
+  if (slot.schema != schema || slot.generation != now) slot = {schema, &look_up(op, now), now};
   return *slot.entry;
 }
 

@@ -32,7 +32,6 @@ struct OpContext {
   int host = -1;               // what PyTorch reads on the client: lengths of sequences
   std::vector<bool> writes;    // per argument
   std::vector<bool> outs;      // per argument: overwritten, and takes the result's size
-  const void* arguments = nullptr;  // of the schema that this was read from
 };
 
 const OpContext& op_context(const c10::OperatorHandle& op);

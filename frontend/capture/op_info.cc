@@ -113,6 +113,8 @@ void fill_custom(OpInfo& info) {
 struct Table {
   std::mutex mutex;
   std::deque<OpInfo> infos;
+  std::unordered_map<c10::OperatorName, const UserShapes*>
+      shapes_of_gone;  // they count again when the operator is back
   std::unordered_map<c10::OperatorName, OpInfo*> by_name;
 };
 
@@ -182,6 +184,8 @@ OpInfo& op_info(const c10::OperatorHandle& handle) {
     OpInfo& info = all.infos.emplace_back(handle);
     info.index = static_cast<uint32_t>(all.infos.size() - 1);
     fill(info);
+    if (const auto kept = all.shapes_of_gone.find(handle.operator_name()); kept != all.shapes_of_gone.end())
+      info.user_shapes.store(kept->second, std::memory_order_release);
     place->second = &info;
   }
   return *place->second;
@@ -194,7 +198,13 @@ OpInfo& op_info(const char* name, const char* overload) {
 void forget_op(const c10::OperatorName& name) {
   Table& all = table();
   const std::lock_guard<std::mutex> lock(all.mutex);
-  all.by_name.erase(name);
+  const auto found = all.by_name.find(name);
+  if (found == all.by_name.end()) return;
+  if (const UserShapes* shapes = found->second->user_shapes.load(std::memory_order_acquire); shapes != nullptr)
+    all.shapes_of_gone.insert_or_assign(name, shapes);
+  else
+    all.shapes_of_gone.erase(name);
+  all.by_name.erase(found);
 }
 
 std::vector<const OpInfo*> all_op_infos() {

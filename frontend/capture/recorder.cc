@@ -259,9 +259,10 @@ bool makes_the_results_of(const c10::OperatorHandle& candidate, const OpInfo& op
 // "nonzero.out" -> "nonzero", "max.unary_out" -> "max": the variant that makes its results. Looked up once for each operator.
 std::optional<c10::OperatorHandle> functional_variant(const OpInfo& op, size_t inputs) {
   static std::mutex mutex;
-  static std::unordered_map<const OpInfo*, std::optional<c10::OperatorHandle>> known;
+  // Leaked: kernels may run during static destruction.
+  static auto* const known = new std::unordered_map<const OpInfo*, std::optional<c10::OperatorHandle>>;
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto [place, fresh] = known.try_emplace(&op);
+  const auto [place, fresh] = known->try_emplace(&op);
   if (!fresh) return place->second;
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& name : dispatcher.getAllOpNames()) {

@@ -6,10 +6,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 
 #include "datapath/base/log.h"
 #include "frontend/capture/context.h"
+#include "frontend/capture/env.h"
 #include "frontend/capture/fragment_builder.h"
 #include "frontend/capture/journal.h"
 #include "frontend/capture/registry.h"
@@ -63,10 +63,7 @@ const char* flush_reason_name(FlushReason reason) {
 namespace {
 
 std::atomic<bool>& lazy_flag() {
-  static std::atomic<bool> flag{[] {
-    const char* wanted = std::getenv("GENIE_LAZY");
-    return wanted == nullptr || std::string_view(wanted) != "0";
-  }()};
+  static std::atomic<bool> flag{env_switch("GENIE_LAZY", true)};
   return flag;
 }
 

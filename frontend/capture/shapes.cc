@@ -114,20 +114,6 @@ c10::IValue to_meta(const c10::IValue& value) {
   return value;
 }
 
-void add_meta_of(const at::Tensor& tensor, OutputMeta& out) {
-  if (!tensor.defined()) {
-    out.tensors.push_back(TensorMeta{.defined = false});
-    return;
-  }
-  if (tensor.is_non_overlapping_and_dense()) {
-    out.tensors.push_back(dense_meta(tensor.sizes(), tensor.strides(), tensor.scalar_type()));
-    return;
-  }
-  // An expanded result cannot be promised: the node lays it out contiguously.
-  out.tensors.push_back(
-      dense_meta(tensor.sizes(), at::infer_dense_strides(tensor.sizes(), tensor.strides()), tensor.scalar_type()));
-}
-
 bool depends_on_values(const OpInfo& op, c10::ArrayRef<c10::IValue> args) {
   if (!op.indexes) return op.data_dependent;
   for (const std::optional<at::Tensor>& index : args[1].toOptionalTensorVector()) {
@@ -185,12 +171,12 @@ bool run_meta(const OpInfo& op, c10::ArrayRef<c10::IValue> args, OutputMeta& out
     }
     if (op.returns[i].kind == ReturnKind::kTensor) {
       out.list_length.push_back(-1);
-      add_meta_of(stack[i].toTensor(), out);
+      out.tensors.push_back(meta_like(stack[i].toTensor()));
       continue;
     }
     const auto tensors = stack[i].toTensorVector();
     out.list_length.push_back(static_cast<int32_t>(tensors.size()));
-    for (const at::Tensor& tensor : tensors) add_meta_of(tensor, out);
+    for (const at::Tensor& tensor : tensors) out.tensors.push_back(meta_like(tensor));
   }
   for (const auto& [index, tensor] : written) {
     if (tensor.sizes() == args[index].toTensor().sizes()) continue;
@@ -232,6 +218,12 @@ TensorMeta dense_meta(at::IntArrayRef sizes, at::IntArrayRef strides, c10::Scala
   return meta;
 }
 
+TensorMeta meta_like(const at::Tensor& tensor) {
+  if (!tensor.defined()) return TensorMeta{.defined = false};
+  if (tensor.is_non_overlapping_and_dense()) return dense_meta(tensor.sizes(), tensor.strides(), tensor.scalar_type());
+  return dense_meta(tensor.sizes(), at::infer_dense_strides(tensor.sizes(), tensor.strides()), tensor.scalar_type());
+}
+
 void ShapeRequest::add(at::IntArrayRef sizes, c10::ScalarType dtype) {
   add_format(sizes, dtype, c10::MemoryFormat::Contiguous);
 }
@@ -243,9 +235,7 @@ void ShapeRequest::add_format(at::IntArrayRef sizes, c10::ScalarType dtype, c10:
 
 void ShapeRequest::add_like(const at::Tensor& like) {
   out.list_length.push_back(-1);
-  const bool dense = like.is_non_overlapping_and_dense();
-  const auto strides = dense ? like.strides().vec() : at::infer_dense_strides(like.sizes(), like.strides());
-  out.tensors.push_back(dense_meta(like.sizes(), strides, like.scalar_type()));
+  out.tensors.push_back(meta_like(like));
 }
 
 void ShapeRequest::add_undefined() {

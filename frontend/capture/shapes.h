@@ -67,5 +67,7 @@ void remember(const OpInfo& op, std::span<const int64_t> key, OutputMeta meta);
 
 // Metadata of a dense tensor.
 TensorMeta dense_meta(at::IntArrayRef sizes, at::IntArrayRef strides, c10::ScalarType dtype);
+// Of a fresh tensor like this one (perhaps undefined). What is expanded or has gaps cannot be promised: the node lays it out densely.
+TensorMeta meta_like(const at::Tensor& tensor);
 
 }  // namespace genie::frontend

@@ -4,12 +4,11 @@
 #include <torch/csrc/jit/runtime/interpreter.h>
 
 #include <atomic>
-#include <cstdlib>
 #include <map>
-#include <memory>
 #include <mutex>
-#include <string_view>
-#include <vector>
+
+#include "frontend/capture/env.h"
+#include "frontend/capture/keep.h"
 
 namespace genie {
 namespace {
@@ -36,21 +35,12 @@ void set_trace_lines(bool trace) { frontend::tracing.store(trace, std::memory_or
 bool is_tracing_lines() { return frontend::tracing.load(std::memory_order_relaxed); }
 
 void set_source_finder(SourceFinder wanted) {
-  // Another thread may be in an earlier one: all are kept.
-  static std::mutex mutex;
-  static auto* const kept = new std::vector<std::unique_ptr<const SourceFinder>>;
-  const std::lock_guard<std::mutex> guard(mutex);
-  if (!wanted) return finder.store(nullptr, std::memory_order_release);
-  kept->push_back(std::make_unique<const SourceFinder>(std::move(wanted)));
-  finder.store(kept->back().get(), std::memory_order_release);
+  finder.store(wanted ? frontend::keep_for_good(std::move(wanted)) : nullptr, std::memory_order_release);
 }
 
 namespace frontend {
 
-std::atomic<bool> tracing{[] {
-  const char* wanted = std::getenv("GENIE_TRACE_LINES");
-  return wanted != nullptr && std::string_view(wanted) != "0";
-}()};
+std::atomic<bool> tracing{env_switch("GENIE_TRACE_LINES", false)};
 
 const SourceLine* find_source() {
   SourceLine found = line_of_script();

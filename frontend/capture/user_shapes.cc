@@ -1,14 +1,13 @@
 #include "frontend/capture/user_shapes.h"
 
 #include <ATen/EmptyTensor.h>
-#include <ATen/ExpandUtils.h>
 #include <c10/util/strides.h>
 #include <fmt/format.h>
 
-#include <cstdlib>
-#include <memory>
-#include <mutex>
 #include <vector>
+
+#include "frontend/capture/env.h"
+#include "frontend/capture/keep.h"
 
 namespace genie {
 
@@ -103,29 +102,10 @@ void ShapeCall::add(at::IntArrayRef sizes, at::ScalarType dtype, at::IntArrayRef
   answer_.add(frontend::dense_meta(sizes, strides, dtype));
 }
 
-void ShapeCall::add_like(const at::Tensor& tensor) {
-  if (!tensor.defined()) return add_undefined();
-  const bool dense = tensor.is_non_overlapping_and_dense();
-  const auto strides = dense ? tensor.strides().vec() : at::infer_dense_strides(tensor.sizes(), tensor.strides());
-  answer_.add(frontend::dense_meta(tensor.sizes(), strides, tensor.scalar_type()));
-}
+void ShapeCall::add_like(const at::Tensor& tensor) { answer_.add(frontend::meta_like(tensor)); }
 
 void ShapeCall::add_undefined() { answer_.add(frontend::TensorMeta{.defined = false}); }
 void ShapeCall::begin_list(size_t count) { answer_.begin_list(count); }
-
-namespace frontend {
-namespace {
-
-// Another thread may be calling one that was just replaced: all are kept.
-const UserShapes* keep(ShapeFunction function) {
-  static std::mutex mutex;
-  static auto* const kept = new std::vector<std::unique_ptr<const UserShapes>>;
-  const std::lock_guard<std::mutex> guard(mutex);
-  return kept->emplace_back(new UserShapes{std::move(function)}).get();
-}
-
-}  // namespace
-}  // namespace frontend
 
 void register_shape_function(const std::string& op, ShapeFunction function) {
   const size_t dot = op.find('.');
@@ -139,18 +119,15 @@ void register_shape_function(const std::string& op, ShapeFunction function) {
                                             op)));
   }
   frontend::OpInfo& info = frontend::op_info(*handle);
-  // An earlier one may be in use by another thread: it stays.
-  info.user_shapes.store(function ? frontend::keep(std::move(function)) : nullptr, std::memory_order_release);
+  const auto* kept = function ? frontend::keep_for_good(frontend::UserShapes{std::move(function)}) : nullptr;
+  info.user_shapes.store(kept, std::memory_order_release);
   info.shape_epoch.fetch_add(1, std::memory_order_acq_rel);
 }
 
 namespace {
 
 std::atomic<bool>& check_flag() {
-  static std::atomic<bool> flag{[] {
-    const char* wanted = std::getenv("GENIE_CHECK_SHAPES");
-    return wanted != nullptr && std::string_view(wanted) != "0";
-  }()};
+  static std::atomic<bool> flag{frontend::env_switch("GENIE_CHECK_SHAPES", false)};
   return flag;
 }
 
@@ -164,8 +141,6 @@ namespace frontend {
 bool run_user_shapes(const UserShapes& user, const OpInfo& op, c10::ArrayRef<c10::IValue> args, OutputMeta& out) {
   return ShapeAnswer(op, args, out).ask(user.function);
 }
-
-bool checks_shapes() { return is_checking_shapes(); }
 
 }  // namespace frontend
 }  // namespace genie

@@ -13,7 +13,4 @@ struct UserShapes {
 // False: it does not know. Throws what the function throws, and genie::Error for an answer that cannot be.
 bool run_user_shapes(const UserShapes& user, const OpInfo& op, c10::ArrayRef<c10::IValue> args, OutputMeta& out);
 
-// Whether nodes compare what they make with what was promised; see set_check_shapes().
-bool checks_shapes();
-
 }  // namespace genie::frontend

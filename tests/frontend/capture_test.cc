@@ -4,41 +4,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <functional>
 #include <thread>
 
-#include "tests/frontend/session_fixture.h"
+#include "tests/frontend/capture_fixture.h"
 
 namespace genie::test {
 namespace {
 
 using torch::Tensor;
 
-class Context : public SessionTest {
- protected:
-  void SetUp() override {
-    torch::set_num_threads(1);
-    start({"--threads", "1"});
-  }
-  // Numbers are made with this seed on either side.
-  static void seed() { torch::manual_seed(5); }
-  void expect_captured(const std::function<Tensor()>& make) {
-    seed();
-    const Tensor expected = make();
-    seed();
-    Tensor made;
-    {
-      const Capture capture;
-      made = make();
-    }
-    ASSERT_EQ(made.device(), device());
-    EXPECT_EQ(made.sizes(), expected.sizes());
-    EXPECT_EQ(made.dtype(), expected.dtype());
-    EXPECT_TRUE(torch::equal(made.cpu(), expected)) << made.cpu() << expected;
-  }
-};
-
-TEST_F(Context, FactoriesWithoutADeviceAreCaptured) {
+TEST_F(CaptureTest, FactoriesWithoutADeviceAreCaptured) {
   const auto like = torch::ones({2, 3});
   expect_captured([] { return torch::ones({2, 3}); });
   expect_captured([] { return torch::zeros({2, 3}, torch::kLong); });
@@ -64,7 +39,7 @@ TEST_F(Context, FactoriesWithoutADeviceAreCaptured) {
   expect_captured([&] { return like.new_ones({4}); });
 }
 
-TEST_F(Context, WhatNamesTheCpuStaysThere) {
+TEST_F(CaptureTest, WhatNamesTheCpuStaysThere) {
   const auto cpu = torch::ones({3});
   auto generator = at::make_generator<at::CPUGeneratorImpl>(3);
   const Capture capture;
@@ -94,7 +69,7 @@ TEST_F(Context, WhatNamesTheCpuStaysThere) {
   EXPECT_EQ(parameter.grad().data_ptr<float>()[0], 2.0F);
 }
 
-TEST_F(Context, NothingIsCapturedOutside) {
+TEST_F(CaptureTest, NothingIsCapturedOutside) {
   {
     const Capture outer;
     EXPECT_TRUE(is_capturing());
@@ -135,7 +110,7 @@ TEST_F(Context, NothingIsCapturedOutside) {
   EXPECT_THROW(Capture(torch::kCPU), c10::Error);
 }
 
-TEST_F(Context, OutsideTwoDevicesFollowPyTorchsRules) {
+TEST_F(CaptureTest, OutsideTwoDevicesFollowPyTorchsRules) {
   const auto cpu = torch::ones({3});
   const auto remote = torch::ones({3}, device());
   EXPECT_THROW((void)(remote + cpu), c10::Error);
@@ -152,7 +127,7 @@ TEST_F(Context, OutsideTwoDevicesFollowPyTorchsRules) {
   EXPECT_TRUE(torch::equal((remote + cpu).cpu(), torch::full({3}, 2.0F, torch::kCPU)));
 }
 
-TEST_F(Context, AModelThatWasNeverMovedWorksAndTravelsOnce) {
+TEST_F(CaptureTest, AModelThatWasNeverMovedWorksAndTravelsOnce) {
   torch::nn::Sequential model(torch::nn::Linear(64, 128), torch::nn::ReLU(), torch::nn::Linear(128, 8));
   const auto x = torch::randn({4, 64});
   const torch::NoGradGuard no_grad;
@@ -179,7 +154,7 @@ TEST_F(Context, AModelThatWasNeverMovedWorksAndTravelsOnce) {
 }
 
 // Pointwise operators take them by value; others, whose gradients keep them, as tensors.
-TEST_F(Context, OperandsWithoutDimensions) {
+TEST_F(CaptureTest, OperandsWithoutDimensions) {
   const auto target = torch::tensor(2);
   const auto x = torch::randn({4});
   const auto run = [&] {
@@ -193,7 +168,7 @@ TEST_F(Context, OperandsWithoutDimensions) {
 }
 
 // However the program writes, the next use sees it.
-TEST_F(Context, WritesAreSeen) {
+TEST_F(CaptureTest, WritesAreSeen) {
   auto weight = torch::ones({300});
   const auto sum = [&] {
     const Capture capture;
@@ -223,7 +198,7 @@ TEST_F(Context, WritesAreSeen) {
 }
 
 // What was fetched may be an operand again; its bytes stay the program's own.
-TEST_F(Context, FetchedTensorsAreLiftedToo) {
+TEST_F(CaptureTest, FetchedTensorsAreLiftedToo) {
   const auto remote = torch::arange(4096, torch::TensorOptions(torch::kFloat).device(device()));
   auto fetched = remote.cpu();
   const auto sum = [&] {
@@ -240,7 +215,7 @@ TEST_F(Context, FetchedTensorsAreLiftedToo) {
   EXPECT_EQ(remote[0].item<float>(), 0.0F) << "the node's value is not touched";
 }
 
-TEST_F(Context, DeadStoragesAreForgotten) {
+TEST_F(CaptureTest, DeadStoragesAreForgotten) {
   const auto bytes_on_node = [&] { return session->stats().upload_bytes; };
   for (int i = 0; i < 20; ++i) {
     const auto fresh = torch::full({1000}, static_cast<float>(i));  // likely where the one before lay
@@ -259,7 +234,7 @@ TEST_F(Context, DeadStoragesAreForgotten) {
 }
 
 // A data set that is walked through does not gather on the node; weights that need no gradient stay there.
-TEST_F(Context, WhatWasSentOnceMakesRoom) {
+TEST_F(CaptureTest, WhatWasSentOnceMakesRoom) {
   std::vector<Tensor> tensors;
   for (int i = 0; i < 5; ++i) tensors.push_back(torch::full({16, 1 << 20}, static_cast<float>(i)));  // 64 MiB each
   const auto uploads_of = [&](const Tensor& tensor) {
@@ -280,7 +255,7 @@ TEST_F(Context, WhatWasSentOnceMakesRoom) {
   EXPECT_EQ(uploads_of(parameter), 0U);
 }
 
-TEST_F(Context, APartOfALargeStorageTravelsAlone) {
+TEST_F(CaptureTest, APartOfALargeStorageTravelsAlone) {
   const auto data = torch::randn({4096, 1024});
   const auto before = session->stats().upload_bytes;
   const Capture capture;
@@ -290,7 +265,7 @@ TEST_F(Context, APartOfALargeStorageTravelsAlone) {
   EXPECT_TRUE(torch::equal((picked * 2).cpu(), picked.clone().mul_(2)));
 }
 
-TEST_F(Context, GeometriesOfLiftedTensorsHold) {
+TEST_F(CaptureTest, GeometriesOfLiftedTensorsHold) {
   const auto base = torch::randn({6, 8}, torch::kComplexFloat);
   const std::vector<Tensor> views = {base,
                                      base.t(),
@@ -310,194 +285,7 @@ TEST_F(Context, GeometriesOfLiftedTensorsHold) {
   EXPECT_EQ((empty + empty).cpu().sizes(), empty.sizes());
 }
 
-// A forward and backward pass of a module that lives on the CPU.
-TEST_F(Context, GradientsReachCpuLeaves) {
-  torch::manual_seed(3);
-  torch::nn::Linear in(6, 5);
-  torch::nn::Linear recurrent(5, 5);
-  torch::nn::ModuleList model(in, recurrent);
-  const auto x = torch::randn({2, 6});
-  const auto run = [&] {
-    model->zero_grad();
-    auto input = x.clone().requires_grad_();
-    auto hidden = torch::zeros({2, 5});
-    for (int i = 0; i < 4; ++i) hidden = torch::tanh(in(input) + recurrent(hidden));  // each leaf is used 4 times
-    hidden.pow(2).sum().backward();
-    std::vector<Tensor> grads{input.grad()};
-    for (const Tensor& parameter : model->parameters()) grads.push_back(parameter.grad().clone());
-    return grads;
-  };
-  const auto expected = run();
-  genie::synchronize();
-  const auto before = session->stats();
-  std::vector<Tensor> grads;
-  {
-    const Capture capture;
-    grads = run();
-  }
-  const auto after = session->stats();
-  for (size_t i = 0; i < grads.size(); ++i) {
-    ASSERT_TRUE(grads[i].device().is_cpu());
-    EXPECT_TRUE(torch::equal(grads[i], expected[i])) << i;
-  }
-  EXPECT_EQ(after.flushes - before.flushes, 1U) << "all gradients are captured before the first is fetched";
-}
-
-// All kinds of views of a leaf, each used several times.
-TEST_F(Context, GradientsThroughViewsReachCpuLeaves) {
-  const auto start = torch::randn({4, 6});
-  const auto run = [&] {
-    auto w = start.clone().requires_grad_();
-    auto x = torch::full({4, 4}, 0.25F, torch::kCPU);
-    for (int i = 0; i < 3; ++i) {
-      x = torch::tanh(x.mm(w).mm(w.t()) + w.slice(1, 1, 5) * w.narrow(1, 2, 4) + w[i].view({6, 1}).slice(0, 0, 4) +
-                      w.view({2, 12}).slice(1, 0, 4).slice(0, 1, 2) + w.select(1, i).expand({4, 4}));
-    }
-    const auto chunks = w.chunk(2);
-    (x.sum() + (chunks[0] * chunks[1]).sum() + w.diagonal().sum()).backward();
-    return w.grad();
-  };
-  const auto expected = run();
-  const Capture capture;
-  const auto grad = run();
-  ASSERT_TRUE(grad.device().is_cpu());
-  EXPECT_TRUE(torch::allclose(grad, expected, 1e-5, 1e-6));
-  EXPECT_EQ(grad.strides(), expected.strides());
-}
-
-// The identity, whose gradient is turned around.
-struct Reversed : torch::autograd::Function<Reversed> {
-  static Tensor forward(torch::autograd::AutogradContext*, const Tensor& x) { return x.view_as(x); }
-  static torch::autograd::tensor_list backward(torch::autograd::AutogradContext*, torch::autograd::tensor_list grads) {
-    return {-grads[0]};
-  }
-};
-
-// What a program hangs on a view of a leaf is not passed by.
-TEST_F(Context, ViewsKeepTheirOwnWayBack) {
-  const auto start = torch::randn({4, 3});
-  const auto factor = torch::randn({3});
-  using Way = std::function<std::vector<Tensor>(const Tensor&)>;
-  const std::vector<Way> ways = {
-      [&](const Tensor& w) -> std::vector<Tensor> {
-        (Reversed::apply(w) * factor).sum().backward();
-        return {w.grad()};
-      },
-      [&](const Tensor& w) -> std::vector<Tensor> {
-        Tensor row;
-        {
-          const torch::NoGradGuard no_grad;
-          row = w[1];
-        }
-        row.requires_grad_();
-        (row * factor).sum().backward();
-        EXPECT_FALSE(w.grad().defined()) << "it is a leaf";
-        return {row.grad()};
-      },
-      [&](const Tensor& w) -> std::vector<Tensor> {
-        auto turned = w.t();
-        turned.register_hook([](const Tensor& grad) { return grad * 3; });
-        const auto loss = (turned.exp() * factor.view({3, 1})).sum();
-        turned.retain_grad();  // also when it was used already
-        loss.backward();
-        return {w.grad(), turned.grad()};
-      },
-      [&](const Tensor& w) -> std::vector<Tensor> {
-        const auto turned = w.t();
-        const auto loss = (turned.exp() * factor.view({3, 1})).sum() + turned.sin().sum() + (turned * turned).sum();
-        return torch::autograd::grad({loss}, {turned, w});
-      },
-      [&](const Tensor& w) -> std::vector<Tensor> {  // sums keep eager's order
-        auto x = torch::full({2, 3}, 0.5F, torch::kCPU);
-        for (int i = 0; i < 5; ++i) x = torch::tanh(x.mm(w.t()).mm(w));
-        x.sum().backward();
-        return {w.grad()};
-      },
-      [&](const Tensor& w) -> std::vector<Tensor> {
-        auto x = torch::full({2, 3}, 0.5F, torch::kCPU);
-        for (int i = 0; i < 5; ++i) x = torch::tanh(x.mm(w.view({3, 4})).mm(w.view({4, 3})) + w.narrow(0, i % 3, 2));
-        x.sum().backward();
-        return {w.grad()};
-      },
-  };
-  for (size_t i = 0; i < ways.size(); ++i) {
-    const auto expected = ways[i](start.clone().requires_grad_());
-    const Capture capture;
-    const auto made = ways[i](start.clone().requires_grad_());
-    for (size_t j = 0; j < expected.size(); ++j) {
-      ASSERT_TRUE(made[j].defined() && made[j].device().is_cpu()) << i;
-      EXPECT_TRUE(torch::equal(made[j], expected[j])) << "way " << i << ": " << made[j] << expected[j];
-    }
-  }
-}
-
-TEST_F(Context, BackwardMayBeCalledOutside) {
-  auto w = torch::ones({3}, torch::requires_grad());
-  Tensor loss;
-  {
-    const Capture capture;
-    loss = (w * torch::arange(3)).sum();
-  }
-  loss.backward();
-  EXPECT_TRUE(torch::equal(w.grad(), torch::arange(3).to(torch::kFloat)));
-  {
-    const Capture capture;
-    auto more = (w * w).sum();
-    more.backward();
-  }
-  EXPECT_TRUE(torch::equal(w.grad(), torch::arange(3) + 2.0F)) << "gradients accumulate";
-}
-
-TEST_F(Context, SecondDerivativesReachCpuLeaves) {
-  const auto run = [] {
-    auto x = torch::full({4}, 1.5F, torch::TensorOptions(torch::kCPU).requires_grad(true));
-    const auto y = (x.pow(3) * 2).sum();
-    const auto first = torch::autograd::grad({y}, {x}, {}, true, true)[0];
-    EXPECT_TRUE(first.device().is_cpu());
-    return torch::autograd::grad({(first * first).sum()}, {x})[0];
-  };
-  const auto expected = run();
-  const Capture capture;
-  EXPECT_TRUE(torch::equal(run(), expected));
-}
-
-template <class Optimizer, class Options>
-std::vector<Tensor> train(const Options& options, bool captured) {
-  torch::manual_seed(9);
-  torch::nn::Sequential model(torch::nn::Conv2d(1, 4, 3), torch::nn::BatchNorm2d(4), torch::nn::ReLU(),
-                              torch::nn::Flatten(), torch::nn::Linear(4 * 36, 3));
-  Optimizer optimizer(model->parameters(), options);
-  const auto x = torch::randn({5, 1, 8, 8});
-  const auto target = torch::tensor({0, 1, 2, 1, 0});
-  for (int step = 0; step < 3; ++step) {
-    std::optional<Capture> capture;
-    if (captured) capture.emplace();
-    optimizer.zero_grad();
-    torch::nn::functional::cross_entropy(model->forward(x), target).backward();
-    torch::nn::utils::clip_grad_norm_(model->parameters(), 0.5);
-    optimizer.step();
-  }
-  std::vector<Tensor> out = model->parameters();
-  for (const Tensor& buffer : model->buffers()) out.push_back(buffer);
-  return out;
-}
-
-// The whole step within captures: optimizers and batch norms write into CPU tensors.
-TEST_F(Context, TrainingANeverMovedModelEqualsEager) {
-  const auto compare = [](const std::vector<Tensor>& captured, const std::vector<Tensor>& eager) {
-    ASSERT_EQ(captured.size(), eager.size());
-    for (size_t i = 0; i < eager.size(); ++i) {
-      ASSERT_TRUE(captured[i].device().is_cpu()) << i;
-      EXPECT_TRUE(torch::equal(captured[i], eager[i])) << i;
-    }
-  };
-  const auto sgd = torch::optim::SGDOptions(0.1).momentum(0.9).weight_decay(0.01);
-  compare(train<torch::optim::SGD>(sgd, true), train<torch::optim::SGD>(sgd, false));
-  const auto adam = torch::optim::AdamOptions(0.01);
-  compare(train<torch::optim::Adam>(adam, true), train<torch::optim::Adam>(adam, false));
-}
-
-TEST_F(Context, WritesIntoCpuTensorsAreThereAtOnce) {
+TEST_F(CaptureTest, WritesIntoCpuTensorsAreThereAtOnce) {
   auto buffer = torch::ones({3});
   auto out = torch::empty({0});
   const auto expected = torch::arange(3, torch::kFloat);
@@ -523,7 +311,7 @@ TEST_F(Context, WritesIntoCpuTensorsAreThereAtOnce) {
 }
 
 // Running statistics are read before they are written; outputs are not.
-TEST_F(Context, StatisticsOfOutVariantsAreReadToo) {
+TEST_F(CaptureTest, StatisticsOfOutVariantsAreReadToo) {
   const auto x = torch::randn({5, 3, 2});
   const auto weight = torch::rand({3});
   const auto run = [&](bool annotated, const Tensor& input) {
@@ -552,7 +340,7 @@ TEST_F(Context, StatisticsOfOutVariantsAreReadToo) {
 }
 
 // How long the sequences of a batch are is the client's to know.
-TEST_F(Context, PackedSequences) {
+TEST_F(CaptureTest, PackedSequences) {
   namespace rnn = torch::nn::utils::rnn;
   const auto x = torch::randn({3, 5, 4});
   const auto outside = torch::tensor({2, 5, 3});
@@ -588,7 +376,7 @@ TEST_F(Context, PackedSequences) {
 }
 
 // Operators that PyTorch composes of others, with nothing but CPU operands.
-TEST_F(Context, CompositionsAreCaptured) {
+TEST_F(CaptureTest, CompositionsAreCaptured) {
   const auto x = torch::randn({3, 5, 4});
   const auto y = torch::randn({3, 4, 2});
   const std::vector<std::function<Tensor()>> programs = {
@@ -624,7 +412,7 @@ TEST_F(Context, CompositionsAreCaptured) {
   }
 }
 
-TEST_F(Context, OperandsThatAreHandedOnAreThePrograms) {
+TEST_F(CaptureTest, OperandsThatAreHandedOnAreThePrograms) {
   const auto x = torch::randn({3, 4});
   const Capture capture;
   EXPECT_TRUE(torch::dropout(x, 0.5, /*train=*/false).is_same(x));
@@ -635,7 +423,7 @@ TEST_F(Context, OperandsThatAreHandedOnAreThePrograms) {
 }
 
 // What is handed on of memory that was sent without its gaps is no view of the program's.
-TEST_F(Context, ViewsOfOperandsWithGaps) {
+TEST_F(CaptureTest, ViewsOfOperandsWithGaps) {
   std::vector<int64_t> memory(12);
   for (size_t i = 0; i < memory.size(); ++i) memory[i] = static_cast<int64_t>(i);
   const auto x = torch::from_blob(memory.data(), {3, 4}, torch::kLong).slice(1, 0, 4, 2);
@@ -650,7 +438,7 @@ TEST_F(Context, ViewsOfOperandsWithGaps) {
 }
 
 // A child, as a worker that loads data is, computes on the CPU and leaves the session to its parent.
-TEST_F(Context, AForkedChildIsOutsideOfTheCapture) {
+TEST_F(CaptureTest, AForkedChildIsOutsideOfTheCapture) {
   auto weight = torch::ones({1000});
   Capture capture;
   const auto before = weight + 1;
@@ -696,7 +484,7 @@ TEST_F(Context, AForkedChildIsOutsideOfTheCapture) {
   EXPECT_EQ(capture.graph().nodes.front().op, "aten::add.Scalar");
 }
 
-TEST_F(Context, GraphsHoldTheirScope) {
+TEST_F(CaptureTest, GraphsHoldTheirScope) {
   const auto names = [](const Graph& graph) {
     std::vector<std::string> out;
     for (const GraphNode& node : graph.nodes) out.push_back(node.op);
@@ -732,7 +520,7 @@ TEST_F(Context, GraphsHoldTheirScope) {
   EXPECT_NE(inside.to_dot().find("aten::neg"), std::string::npos);
 }
 
-TEST_F(Context, BackwardBelongsToTheGraph) {
+TEST_F(CaptureTest, BackwardBelongsToTheGraph) {
   auto w = torch::ones({2, 2}, torch::requires_grad());
   Capture capture;
   w.mm(w).sum().backward();
@@ -741,7 +529,7 @@ TEST_F(Context, BackwardBelongsToTheGraph) {
   EXPECT_EQ(mms, 3U) << capture.graph().to_string();
 }
 
-TEST_F(Context, ThreadsCaptureForThemselves) {
+TEST_F(CaptureTest, ThreadsCaptureForThemselves) {
   const auto w = torch::randn({16, 16});
   const auto expected = w.mm(w).cpu();
   std::vector<std::thread> threads;
@@ -759,7 +547,7 @@ TEST_F(Context, ThreadsCaptureForThemselves) {
   EXPECT_EQ(right, 80);
 }
 
-TEST_F(Context, SecondSessionsDevice) {
+TEST_F(CaptureTest, SecondSessionsDevice) {
   const Session other = Session::connect("embedded:");
   const auto w = torch::ones({4});
   Tensor first;

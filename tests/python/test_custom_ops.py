@@ -121,6 +121,32 @@ def test_operators_that_python_defines(device):
     library._destroy()
 
 
+@pytest.mark.skipif(bool(REMOTE), reason="an operator that Python defines is on no other node")
+def test_a_shape_function_outlives_its_operator(device):
+    x = torch.arange(4.0)
+    remote = x.to(device)
+
+    def doubled():
+        return define("kept_shape", "(Tensor x) -> Tensor", lambda x: x * 2)
+
+    def flushes():
+        before = genie.stats().flushes
+        result = torch.ops.genie_test_python.kept_shape(remote)
+        return genie.stats().flushes - before, result.cpu().tolist()
+
+    first = doubled()
+    genie.register_shape_function("genie_test_python::kept_shape", lambda x: torch.empty_like(x, device="meta"))
+    assert flushes() == (0, [0.0, 2.0, 4.0, 6.0])
+    first._destroy()
+    second = doubled()
+    assert flushes() == (0, [0.0, 2.0, 4.0, 6.0])
+    genie.register_shape_function("genie_test_python::kept_shape", None)
+    second._destroy()
+    third = doubled()
+    assert flushes()[0] == 1
+    third._destroy()
+
+
 def test_errors_say_where_they_were_captured(device):
     class Head(torch.nn.Module):
         def forward(self, x, index):
