@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Brings a Debian 12 machine to the point where Genie builds: the packages it needs, and libtorch.
 #
-#   scripts/setup.sh
+#   scripts/setup.sh          what building and the default tests need
+#   scripts/setup.sh guest    that, and what the suite `guest` needs: a virtual machine with RDMA
 #
 # Installs the missing packages with apt-get (as root, or through sudo), and the torch wheel into .venv of this checkout.
 # With GENIE_LIBTORCH=/folder set, that folder's libtorch is used and no wheel is installed. What is there already is left
@@ -22,6 +23,19 @@ packages=(
   # tests, benches and the peers that they measure
   libgtest-dev libgmock-dev libbenchmark-dev libconcurrentqueue-dev libboost-dev libdpdk-dev
 )
+
+# QEMU, what its guest's initramfs is made of, and the programs that show Soft-RoCE to work in it. Without recommendations:
+# those bring a desktop's libraries.
+guest_packages=(
+  qemu-system-x86 busybox-static kmod cpio
+  ibverbs-providers ibverbs-utils rdmacm-utils perftest iproute2
+)
+
+case ${1:-} in
+  '') ;;
+  guest) packages+=("${guest_packages[@]}") ;;
+  *) die "it takes no argument, or guest" ;;
+esac
 
 missing_packages() {
   local have
