@@ -12,7 +12,8 @@
 // Exactly once: every signaled descriptor that post() accepted ends in one on_done(), also when its link fails or is
 //   closed; an unsignaled one ends with the next signaled one of its lane. After on_closed() nothing of a link is in flight.
 // Trust: what peers send (addresses, packed keys, messages) may be nonsense: an error, or the link's failure, never an
-//   abort. The engine checks bounds and keys before it posts.
+//   abort. The engine checks bounds and keys before it posts. What a peer may address it may write at any time, a message
+//   that is being looked at among it: copy first, check the copy.
 #pragma once
 
 #include <array>
@@ -44,8 +45,9 @@ struct FabricInfo {
   size_t chunk_bytes = 0;        // the size that transfers are cut into; a descriptor is never larger
   uint32_t max_in_flight = 0;    // descriptors per lane that keep it full
   // A message reaches the peer after the bytes of all writes that were posted on its lane before it. Otherwise the engine
-  // sends it after their on_done(), which says that the bytes are in the peer's memory.
-  bool ordered = false;
+  // sends it after their on_done(), which says that the bytes are in the peer's memory. By lane: a fabric may spread the
+  // writes of one over several devices.
+  std::array<bool, kLaneCount> ordered{};
   // Whether a write costs this side's CPU a pass over the bytes (sockets, shared memory): for the counters.
   bool copies = false;
 };
@@ -57,9 +59,6 @@ class FabricMemory {
   virtual ~FabricMemory() = default;
   std::byte* data = nullptr;
   size_t size = 0;
-  // What a peer needs to address it, at most kMaxPackedKeyBytes; the address goes beside it. Empty where it was
-  // registered for this side only.
-  std::vector<std::byte> packed_key;
 };
 
 // A peer's memory, ready for descriptors of one link.
@@ -92,7 +91,7 @@ struct Descriptor {
 class FabricSink {
  public:
   virtual void on_done(uint64_t cookie, Errc result) = 0;
-  // The bytes are good for the time of the call.
+  // The bytes stay there for the time of the call, but the peer may still change them (see Trust).
   virtual void on_message(FabricLink& link, size_t lane, std::span<const std::byte> message) = 0;
   // The link is of no use any more: what is in flight on it is being flushed. The engine answers with close().
   virtual void on_failed(FabricLink& link, const Status& why) = 0;
@@ -114,6 +113,9 @@ class Fabric {
   // Somebody else's memory. `shared`: peers may address it, else it is for this side's descriptors only.
   virtual Result<std::unique_ptr<FabricMemory>> register_memory(std::span<std::byte> memory, MemoryKind kind,
                                                                 bool shared) = 0;
+  // What the peer of `link` needs to address `memory`: at most kMaxPackedKeyBytes; the address goes beside it. The key is
+  // good for that link alone where the device can tell links apart, and until the memory is dropped.
+  virtual Result<std::vector<std::byte>> export_memory(FabricLink& link, FabricMemory& memory) = 0;
   // A peer's packed key, which may be nonsense (kProtocol).
   virtual Result<std::unique_ptr<FabricRemote>> import_memory(FabricLink& link, std::span<const std::byte> packed_key,
                                                               uint64_t address, size_t size) = 0;
