@@ -3,18 +3,25 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <functional>
 #include <sstream>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "frontend/capture/context.h"
 #include "frontend/capture/lift.h"
 #include "frontend/capture/recorder.h"
 #include "frontend/capture/registry.h"
 #include "frontend/capture/session_core.h"
+#include "frontend/capture/timing.h"
 #include "frontend/srg/graph_view.h"
 
 namespace genie {
 
 using frontend::FlushReason;
+using frontend::Phase;
 using frontend::SessionCore;
 using frontend::StorageState;
 
@@ -82,6 +89,15 @@ void add_operators(Stats& out) {
   for (const auto* op : frontend::all_op_infos()) {
     if (const uint64_t captured = op->captured) out.captured_by_op[op->name] += captured;  // and what is open, above
     if (const uint64_t executed = op->executed) out.executed_by_op[op->name] = executed;
+    const frontend::OpTimes& times = op->times;
+    if (const uint64_t calls = times.calls) {
+      OpTime& sum = out.time_by_op[op->name];
+      sum.calls += calls;
+      sum.dispatch_ns += times.of(Phase::kDispatch);
+      sum.shape_ns += times.of(Phase::kShape);
+      sum.record_ns += times.of(Phase::kRecord);
+      sum.plan_ns += times.of(Phase::kPlan);
+    }
   }
 }
 
@@ -177,6 +193,8 @@ void synchronize() {
   for (const auto& core : frontend::open_sessions()) core->synchronize();
 }
 
+void set_timing(bool timing) { frontend::timing_flag.store(timing, std::memory_order_relaxed); }
+bool is_timing() { return frontend::is_timing(); }
 void set_lazy(bool lazy) { frontend::set_lazy(lazy); }
 bool is_lazy() { return frontend::is_lazy(); }
 
@@ -202,6 +220,29 @@ Graph graph() {
   return {};
 }
 
+namespace {
+
+// The operators that took most, a line each.
+std::string time_table(const std::map<std::string, OpTime>& times) {
+  constexpr size_t kLines = 20;
+  std::vector<std::pair<std::string_view, const OpTime*>> rows;
+  for (const auto& [name, time] : times) rows.emplace_back(name, &time);
+  std::ranges::sort(rows, std::ranges::greater(), [](const auto& row) { return row.second->total_ns(); });
+  std::string out = fmt::format("\nus per call:{:>9}{:>10}{:>8}{:>8}{:>8}{:>10}", "calls", "dispatch", "shape",
+                                "record", "plan", "sum ms");
+  for (size_t i = 0; i < std::min(rows.size(), kLines); ++i) {
+    const OpTime& time = *rows[i].second;
+    const auto us = [&](uint64_t ns) { return static_cast<double>(ns) * 1e-3 / static_cast<double>(time.calls); };
+    out += fmt::format("\n{:<12}{:>9}{:>10.2f}{:>8.2f}{:>8.2f}{:>8.2f}{:>10.2f}  {}", "", time.calls,
+                       us(time.dispatch_ns), us(time.shape_ns), us(time.record_ns), us(time.plan_ns),
+                       static_cast<double>(time.total_ns()) * 1e-6, rows[i].first);
+  }
+  if (rows.size() > kLines) out += fmt::format("\n             and {} more operators", rows.size() - kLines);
+  return out;
+}
+
+}  // namespace
+
 std::string Stats::to_string() const {
   std::string out = fmt::format("operators: {} captured, {} executed, {} pruned, {} fall-backs\nflushes: {}",
                                 captured_ops, executed_ops, pruned_ops, client_fallbacks, flushes);
@@ -213,6 +254,7 @@ std::string Stats::to_string() const {
   out += fmt::format(
       "\nmessages: {} of {} bytes\nuploads: {} of {} bytes, {} copied again\nfetches: {} of {} bytes, {} copied",
       submissions, message_bytes, uploads, upload_bytes, upload_copied_bytes, fetches, fetch_bytes, fetch_copied_bytes);
+  if (!time_by_op.empty()) out += time_table(time_by_op);
   for (const std::string& failure : last_failures) out += "\nfailed: " + failure;
   return out + "\n";
 }

@@ -30,6 +30,7 @@ CallLease::CallLease() {
   Pool& mine = pool != nullptr ? *pool : make_pool();
   if (mine.depth == mine.calls.size()) mine.calls.push_back(std::make_unique<Call>());
   call_ = mine.calls[mine.depth++].get();
+  call_->phase_began_ns = is_timing() ? now_ns() : 0;
 }
 
 CallLease::~CallLease() {

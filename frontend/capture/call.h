@@ -12,8 +12,10 @@
 #include <utility>
 #include <vector>
 
+#include "datapath/base/clock.h"
 #include "frontend/capture/session_core.h"
 #include "frontend/capture/stream.h"
+#include "frontend/capture/timing.h"
 
 namespace genie::frontend {
 
@@ -33,6 +35,7 @@ struct Call {
   StorageState* generator = nullptr;  // kept alive by the call's arguments; null: none, or the device's own
   SessionCore* core = nullptr;
   const SourceLine* source = nullptr;                    // with tracing only
+  uint64_t phase_began_ns = 0;                           // with timing only
   c10::Device device{c10::DeviceType::PrivateUse1, -1};  // index -1: not known yet
 
   void clear() noexcept {
@@ -49,6 +52,15 @@ struct Call {
     device = c10::Device(c10::DeviceType::PrivateUse1, -1);
   }
 };
+
+// The time since the last call of this, or since the lease, went into `phase`.
+inline void end_phase(OpInfo& op, Call& call, Phase phase) noexcept {
+  if (call.phase_began_ns == 0) [[likely]]
+    return;
+  const uint64_t now = now_ns();
+  op.times.add(phase, now - call.phase_began_ns);
+  call.phase_began_ns = now;
+}
 
 // Recording can nest (a lifted operand records a copy): one call per depth.
 class CallLease {

@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "frontend/capture/timing.h"
+
 namespace genie::frontend {
 
 enum class ArgKind : uint8_t {
@@ -84,6 +86,7 @@ struct OpInfo {
   std::atomic<const SessionCore*> accepted_by{nullptr};  // whose node is known to have it
   std::atomic<uint64_t> captured{0};                     // in segments that were flushed
   std::atomic<uint64_t> executed{0};
+  OpTimes times;
 };
 
 // The entry of an operator; made on first use.

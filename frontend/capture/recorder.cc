@@ -317,8 +317,10 @@ void record_by_functional(OpInfo& op, torch::jit::Stack& stack) {
 
 const OutputMeta* record(OpInfo& op, Call& call, BoxedArguments boxed) {
   SessionCore& core = *call.core;
+  end_phase(op, call, Phase::kDispatch);
   ShapeSource source = ShapeSource::kCache;
   const OutputMeta* metas = infer(op, call.key, boxed, source);
+  end_phase(op, call, Phase::kShape);
   call.source = current_source();
   encode_outputs(op, metas, call);
 
@@ -330,7 +332,9 @@ const OutputMeta* record(OpInfo& op, Call& call, BoxedArguments boxed) {
   }
   if (metas == nullptr && !call.results.empty()) {
     count_source(core.counters(), source);
+    end_phase(op, call, Phase::kRecord);
     learn_from_node(op, call, stream);
+    end_phase(op, call, Phase::kShape);
   } else {
     bool full = false;
     {
@@ -340,6 +344,7 @@ const OutputMeta* record(OpInfo& op, Call& call, BoxedArguments boxed) {
       full = stream.open.records.size() >= core.limits().max_records;
     }
     if (source != ShapeSource::kCache) count_source(core.counters(), source);
+    end_phase(op, call, Phase::kRecord);
     if (full) core.flush(stream, FlushReason::kLimit);
     if (!is_lazy()) run_now(core, stream);
   }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 
+#include "datapath/base/clock.h"
 #include "datapath/base/log.h"
 #include "frontend/capture/context.h"
 #include "frontend/capture/env.h"
@@ -222,6 +223,7 @@ class Flush {
   Flush(SessionCore& core, Stream& stream) : core_(core), stream_(stream) {}
 
   std::shared_ptr<session::Ticket> run(FlushReason reason, const Wanted& wanted) {
+    const uint64_t began_ns = is_timing() ? now_ns() : 0;
     const bool any = builder_.build(stream_.open);
     core_.counters_.pruned.fetch_add(builder_.pruned(), std::memory_order_relaxed);
     if (!stream_.open.records.empty()) {
@@ -256,6 +258,7 @@ class Flush {
     }
     if (!status.ok()) poison_all(status);
     close_segment();
+    if (began_ns != 0) share_time(now_ns() - began_ns);
     if (ticket != nullptr) {
       const std::lock_guard<std::mutex> guard(core_.flights_mutex_);
       core_.flights_.push_back(std::move(flight_));
@@ -357,6 +360,15 @@ class Flush {
     stream_.shared_slots.clear();
     std::swap(stream_.last, stream_.open);
     stream_.begin_segment();
+  }
+
+  // Among the operators that are sent, evenly. The segment is closed.
+  void share_time(uint64_t ns) {
+    const auto& sent = builder_.live_records();
+    for (size_t i = 0; i < sent.size(); ++i) {
+      const uint64_t share = ns * (i + 1) / sent.size() - ns * i / sent.size();
+      stream_.last.records[sent[i]].op->times.add(Phase::kPlan, share);
+    }
   }
 
   SessionCore& core_;

@@ -18,6 +18,13 @@ namespace {
 using Released = py::call_guard<py::gil_scoped_release>;
 
 void add_stats(py::module_& module) {
+  py::class_<genie::OpTime>(module, "OpTime")
+      .def_readonly("calls", &genie::OpTime::calls)
+      .def_readonly("dispatch_ns", &genie::OpTime::dispatch_ns)
+      .def_readonly("shape_ns", &genie::OpTime::shape_ns)
+      .def_readonly("record_ns", &genie::OpTime::record_ns)
+      .def_readonly("plan_ns", &genie::OpTime::plan_ns)
+      .def_property_readonly("total_ns", &genie::OpTime::total_ns);
   py::class_<genie::Stats>(module, "Stats")
       .def_readonly("captured_ops", &genie::Stats::captured_ops)
       .def_readonly("executed_ops", &genie::Stats::executed_ops)
@@ -25,6 +32,7 @@ void add_stats(py::module_& module) {
       .def_readonly("client_fallbacks", &genie::Stats::client_fallbacks)
       .def_readonly("captured_by_op", &genie::Stats::captured_by_op)
       .def_readonly("executed_by_op", &genie::Stats::executed_by_op)
+      .def_readonly("time_by_op", &genie::Stats::time_by_op)
       .def_readonly("flushes", &genie::Stats::flushes)
       .def_readonly("flush_reasons", &genie::Stats::flush_reasons)
       .def_readonly("templates_registered", &genie::Stats::templates_registered)
@@ -44,7 +52,10 @@ void add_stats(py::module_& module) {
       .def_readonly("fetch_bytes", &genie::Stats::fetch_bytes)
       .def_readonly("fetch_copied_bytes", &genie::Stats::fetch_copied_bytes)
       .def_readonly("user_copied_bytes", &genie::Stats::user_copied_bytes)
-      .def_readonly("last_failures", &genie::Stats::last_failures);
+      .def_readonly("last_failures", &genie::Stats::last_failures)
+      .def("__str__", &genie::Stats::to_string);
+  module.def("set_timing", &genie::set_timing, py::arg("timing"));
+  module.def("is_timing", &genie::is_timing);
 }
 
 void add_graph(py::module_& module) {

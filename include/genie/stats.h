@@ -10,6 +10,18 @@
 
 namespace genie {
 
+// Where the client's time for an operator went; summed over its calls.
+struct OpTime {
+  uint64_t calls = 0;
+  uint64_t dispatch_ns =
+      0;  // from the entry of Genie's kernel until the arguments are recorded; what PyTorch does before is its own
+  uint64_t shape_ns = 0;   // what the results look like; with the flush and the wait for the node where only it knows
+  uint64_t record_ns = 0;  // the results made, the call appended
+  uint64_t plan_ns =
+      0;  // its share of the flushes that sent it: pruned, matched with a template or registered as one, submitted
+  uint64_t total_ns() const noexcept { return dispatch_ns + shape_ns + record_ns + plan_ns; }
+};
+
 struct GENIE_API Stats {
   // Operators.
   uint64_t captured_ops = 0;
@@ -18,6 +30,7 @@ struct GENIE_API Stats {
   uint64_t client_fallbacks = 0;
   std::map<std::string, uint64_t> captured_by_op;
   std::map<std::string, uint64_t> executed_by_op;  // sent for execution
+  std::map<std::string, OpTime> time_by_op;        // of what was captured while is_timing()
 
   // Flushes, and why: "value", "shape", "limit", "conflict", "synchronize", "eager".
   uint64_t flushes = 0;
@@ -51,5 +64,10 @@ struct GENIE_API Stats {
 
   std::string to_string() const;
 };
+
+// Fills Stats::time_by_op from now on (also GENIE_TIME_OPS=1): four looks at the clock per operator, some 100 ns in all, a part of
+// which every phase holds. Any thread.
+GENIE_API void set_timing(bool timing);
+GENIE_API bool is_timing();
 
 }  // namespace genie

@@ -306,33 +306,6 @@ TEST_F(Basic, ErrorsSurfaceWhereTheValueIsUsed) {
   EXPECT_EQ((table + 1).sum().item<float>(), 12.0F);
 }
 
-TEST_F(Basic, DescribeNeverFlushes) {
-  const auto t = torch::ones({2, 3}, kRemote).exp();
-  const auto before = session->stats().flushes;
-  const auto told = genie::describe(t);
-  EXPECT_EQ(told.op, "aten::exp");
-  EXPECT_EQ(told.shape, "[2, 3]");
-  EXPECT_EQ(told.dtype, "Float");
-  EXPECT_EQ(told.device, "remote_accelerator:0");
-  EXPECT_FALSE(genie::is_materialized(t));
-  EXPECT_EQ(session->stats().flushes, before);
-  genie::materialize(t);
-  EXPECT_TRUE(genie::is_materialized(t));
-}
-
-TEST_F(Basic, GraphShowsMutationsAsEdges) {
-  session->synchronize();
-  auto t = torch::ones({2}, kRemote);
-  const auto read = t * 2;
-  t.add_(1);
-  const auto again = t * 3;
-  const auto graph = genie::graph();
-  ASSERT_GE(graph.nodes.size(), 4U);
-  const auto& add = graph.nodes[graph.nodes.size() - 2];
-  EXPECT_EQ(add.op, "aten::add_.Scalar");
-  EXPECT_EQ(add.depends_on.size(), 2U) << graph.to_string();  // after the write by ones() and after the read by mul
-}
-
 TEST_F(Basic, RepeatedStepsHitTheirTemplate) {
   const auto weight = torch::randn({8, 8}).to(kRemote);
   auto step = [&](int64_t rows) {

@@ -189,6 +189,17 @@ def test_eager_mode_raises_at_the_line(device):
         genie.set_lazy(True)
 
 
+def test_time_is_split_by_operator(device):
+    x = torch.ones(2, 3).to(device)
+    genie.set_timing(True)
+    (x * 2).cos().cpu()
+    genie.set_timing(False)
+    time = genie.stats().time_by_op["aten::cos"]
+    assert time.calls >= 1
+    assert time.total_ns == time.dispatch_ns + time.shape_ns + time.record_ns + time.plan_ns > 0
+    assert "aten::cos" in str(genie.stats())
+
+
 def test_an_import_alone_connects_to_nothing():
     program = textwrap.dedent("""
         import genie, torch

@@ -4,6 +4,17 @@ import torch
 
 class Error(RuntimeError): ...
 
+class OpTime:
+    """Where the client's time for an operator went, summed over its calls; see genie/stats.h."""
+
+    calls: int
+    dispatch_ns: int
+    shape_ns: int
+    record_ns: int
+    plan_ns: int
+    @property
+    def total_ns(self) -> int: ...
+
 class Stats:
     """Counters of capture, execution and transfer; see genie/stats.h for what each means."""
 
@@ -13,6 +24,7 @@ class Stats:
     client_fallbacks: int
     captured_by_op: dict[str, int]
     executed_by_op: dict[str, int]
+    time_by_op: dict[str, OpTime]
     flushes: int
     flush_reasons: dict[str, int]
     templates_registered: int
@@ -100,6 +112,10 @@ def set_lazy(lazy: bool) -> None:
     """False: every operator runs on the node before its call returns."""
 
 def is_lazy() -> bool: ...
+def set_timing(timing: bool) -> None:
+    """True: stats().time_by_op says where the client's time for each operator goes (also GENIE_TIME_OPS=1)."""
+
+def is_timing() -> bool: ...
 def register_shape_function(op: str, function: Callable[..., Any] | None) -> None:
     """Says what the results of "namespace::name" look like, before everything else: the function gets the call's arguments (tensors
     have sizes and dtypes, no values) and returns a tensor that looks like the result (torch.empty(..., device="meta")), a
