@@ -1,8 +1,11 @@
 // The program `genie`: flags and subcommands.
+#include <torch/headeronly/version.h>
 #include <CLI/CLI.hpp>
+
 #include <cstdio>
 #include <exception>
 
+#include "tools/doctor/command.h"
 #include "tools/run_model.h"
 
 namespace {
@@ -11,7 +14,9 @@ using genie::tools::RunOptions;
 
 constexpr const char* kFooter =
     "Exit codes: 0 done; 1 an internal error; 2 a wrong flag or argument; 3 the model or the input cannot be read;\n"
-    "4 the cluster does not answer; 5 the model failed while it ran.";
+    "4 the cluster does not answer; 5 the model failed while it ran; 6 doctor: the worst line is a warning; 7 doctor: "
+    "the\n"
+    "worst line is a failure.";
 
 void add_run(CLI::App& app, RunOptions& options) {
   CLI::App* run = app.add_subcommand("run", "Load a TorchScript model, call it, and say what came out");
@@ -38,6 +43,24 @@ void add_run(CLI::App& app, RunOptions& options) {
       ->capture_default_str();
 }
 
+void add_doctor(CLI::App& app, genie::doctor::CommandOptions& options) {
+  CLI::App* doctor =
+      app.add_subcommand("doctor", "Look at this host: what stands in the way of a node, or of its speed");
+  doctor->footer(
+      "Each line is ok, warn (it works, but slower or with less) or fail, with what to do.\n"
+      "Exit codes: 0 every line is ok; 6 the worst line is a warning; 7 the worst line is a failure;\n"
+      "1 an internal error; 2 a wrong flag or configuration.");
+  doctor->add_flag("--json", options.json, "Print one JSON object instead of text");
+  doctor->add_option("--config", options.config, "The node's YAML file: its addresses, transport, threads and polling");
+  doctor->add_option("--listen", options.listen,
+                     "An address that the node is to listen on: unix:/path.sock, tcp://host:port");
+  doctor->add_option("--transport", options.transport, "The transport that is wanted: shm, ucx, verbs, dpdk or auto");
+  doctor->add_option("--root", options.root, "Look at the tree below this folder, recorded on another host")
+      ->check(CLI::ExistingDirectory)
+      ->capture_default_str();
+  options.torch_version = TORCH_VERSION;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -47,12 +70,15 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", GENIE_VERSION);
   RunOptions run;
   add_run(app, run);
+  genie::doctor::CommandOptions doctor;
+  add_doctor(app, doctor);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? genie::tools::kExitOk : genie::tools::kExitUsage;
   }
   try {
+    if (app.got_subcommand("doctor")) return genie::doctor::run_doctor(doctor);
     return genie::tools::run_model(run);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "genie: internal error: %s\n", error.what());

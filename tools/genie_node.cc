@@ -14,6 +14,7 @@
 #include "datapath/base/log.h"
 #include "src/node/node_config.h"
 #include "src/node/server.h"
+#include "src/node/server_options.h"
 
 namespace {
 

@@ -1,14 +1,11 @@
 #include "src/node/node_config.h"
 
 #include <sys/stat.h>
-#include <unistd.h>
 #include <yaml-cpp/yaml.h>
 
 #include <array>
 #include <charconv>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <limits>
 
 #include "datapath/backends.h"
@@ -144,39 +141,6 @@ Status read_config_file(const std::string& path, NodeConfig& config) {
     GENIE_TRY(set_config(key, entry.second.Scalar(), where, config));
   }
   return {};
-}
-
-Result<ServerOptions> server_options(const NodeConfig& config) {
-  ServerOptions options;
-  options.node.name = config.name;
-  if (options.node.name.empty()) {
-    std::array<char, 256> host{};
-    options.node.name = ::gethostname(host.data(), host.size() - 1) == 0 ? host.data() : "node";
-  }
-  options.node.devices = {DeviceOptions{.kind = config.device,
-                                        .threads = config.threads,
-                                        .queue_capacity = 1024,
-                                        .busy_polling = config.polling == "busy"}};
-  options.node.session_limits.memory_bytes =
-      config.memory_quota_bytes != 0 ? config.memory_quota_bytes : physical_memory_bytes() / 10 * 8;
-  options.node.sessions_max = config.max_sessions;
-  options.node.session_limits.templates = config.max_templates;
-  options.listen = config.listen;
-  options.transport = config.transport;
-  options.busy_polling = config.polling == "busy";
-  if (config.listen.empty()) {
-    return Status(Errc::kConfig,
-                  "nothing to listen on: give --listen unix:/path.sock or tcp://host:port, or 'listen' in the file");
-  }
-  if (config.token_file.empty()) return options;
-  std::ifstream file(config.token_file);
-  std::string token((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  while (!token.empty() && (token.back() == '\n' || token.back() == '\r')) token.pop_back();
-  if (!file || token.empty() || token.size() > 4096 || token.find_first_of("\r\n") != std::string::npos) {
-    return Status(Errc::kConfig, "token_file: " + config.token_file + " must be readable and hold one line");
-  }
-  options.token = std::move(token);
-  return options;
 }
 
 }  // namespace genie::node

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "genie/status.h"
-#include "src/node/server.h"
 
 namespace genie::node {
 
@@ -36,8 +35,5 @@ Status set_config(std::string_view key, const std::string& value, const std::str
 
 // "512MiB", "8GiB", "1000000", "unlimited".
 Result<uint64_t> parse_bytes(std::string_view text);
-
-// Reads the token file and fills in defaults.
-Result<ServerOptions> server_options(const NodeConfig& config);
 
 }  // namespace genie::node
