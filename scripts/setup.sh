@@ -15,7 +15,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 packages=(
   # tools
   g++ meson ninja-build ccache pkg-config cmake binutils git ca-certificates python3 python3-dev python3-venv python3-yaml
-  clang-format clang-tidy gcovr clang-14 libclang-rt-14-dev
+  clang-format clang-tidy gcovr valgrind clang-14 libclang-rt-14-dev
   # the runtime
   libspdlog-dev libfmt-dev libyaml-cpp-dev libxxhash-dev libcli11-dev nlohmann-json3-dev
   # wire and control plane
