@@ -20,6 +20,8 @@ packages=(
   libspdlog-dev libfmt-dev libyaml-cpp-dev libxxhash-dev libcli11-dev nlohmann-json3-dev
   # wire and control plane
   libflatbuffers-dev flatbuffers-compiler libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
+  # transports
+  libibverbs-dev librdmacm-dev ibverbs-providers
   # tests, benches and the peers that they measure
   libgtest-dev libgmock-dev libbenchmark-dev libconcurrentqueue-dev libboost-dev libdpdk-dev
 )
@@ -28,7 +30,7 @@ packages=(
 # those bring a desktop's libraries.
 guest_packages=(
   qemu-system-x86 busybox-static kmod cpio
-  ibverbs-providers ibverbs-utils rdmacm-utils perftest iproute2
+  ibverbs-utils rdmacm-utils perftest iproute2
 )
 
 case ${1:-} in

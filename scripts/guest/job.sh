@@ -1,6 +1,6 @@
 # What a guest runs, before the command: its network and its RDMA devices. run.sh puts `guest`, its number, above this text
 # and the command below it.
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/run/home LC_ALL=C.UTF-8
+export TERM=dumb GTEST_COLOR=no PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/run/home LC_ALL=C.UTF-8
 stty -onlcr </dev/console
 ip link set lo up
 # Room for an InfiniBand MTU of 4096 and RoCE's headers.
