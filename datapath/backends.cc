@@ -4,20 +4,36 @@
 #include <utility>
 
 #include "datapath/shm/shm_transport.h"
+#include "datapath/ucx/ucx_fabric.h"
 
 namespace genie::datapath {
 
+namespace {
+
+std::string names() { return ucx_compiled_in() ? "shm, ucx or auto" : "shm or auto"; }
+
+}  // namespace
+
 Result<std::string> choose_backend(std::string_view name) {
   if (name == "auto" || name == "shm") return std::string("shm");
+  if (name == "ucx" && ucx_compiled_in()) return std::string("ucx");
   const bool known = name == "ucx" || name == "verbs" || name == "dpdk";
   std::string text = known ? "transport '" : "'";
-  text.append(name).append(known ? "' is not compiled in: use shm or auto" : "' is no transport: use shm or auto");
+  text.append(name).append(known ? "' is not compiled in: use " : "' is no transport: use ").append(names());
   return Status(Errc::kConfig, std::move(text));
 }
 
 Result<std::unique_ptr<Transport>> make_backend(std::string_view name, const BackendOptions& options) {
   const Result<std::string> chosen = choose_backend(name);
   GENIE_TRY(chosen.status());
+  if (*chosen == "ucx") {
+    UcxOptions ucx;
+    ucx.tls = options.ucx_tls;
+    ucx.net.control_timeout_ms = options.control_timeout_ms;
+    ucx.net.liveness_ms = options.liveness_ms;
+    ucx.net.max_bytes_per_endpoint = std::min(ucx.net.max_bytes_per_endpoint, options.max_bytes_per_endpoint);
+    return make_ucx_transport(ucx);
+  }
   ShmOptions shm;
   shm.control_timeout_ms = options.control_timeout_ms;
   shm.max_bytes_per_endpoint = std::min(shm.max_bytes_per_endpoint, options.max_bytes_per_endpoint);

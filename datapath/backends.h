@@ -18,6 +18,8 @@ namespace genie::datapath {
 struct BackendOptions {
   uint64_t control_timeout_ms = 10'000;
   size_t max_bytes_per_endpoint = SIZE_MAX;  // shared with one peer
+  uint64_t liveness_ms = 5'000;              // of networks: a peer that is silent for so long has gone; 0: never
+  std::string ucx_tls;                       // UCX_TLS for this transport alone; empty: the environment's
 };
 
 // The transport that `name` means: itself, or for "auto" the best one that is compiled in. kConfig, with the names that

@@ -1,7 +1,7 @@
 // Transport: the one interface through which bytes cross between two processes.
 //
 // Purpose: one-sided writes and reads into registered memory of a peer, small messages, polled completions. Back ends:
-//   shm, fake (later ucx, verbs, dpdk). One conformance suite holds for all.
+//   shm, ucx, fake (later verbs, dpdk). One conformance suite holds for all.
 // Threading: a Transport and everything made from it belong to ONE thread at a time, its poller (the owner may change
 //   hands under the caller's lock). Only wake() may be called from any thread.
 // Ownership: posting moves the Buffer in; exactly one Completion moves it out, with success, error or timeout.
@@ -97,7 +97,10 @@ struct Capabilities {
   bool maps_remote_memory = false;    // RemoteRegion::mapped is set
   bool registers_any_memory = false;  // register_memory() works on memory that allocate() did not make
   bool publishes_memory = false;      // publish() works, on the listening side
-  size_t max_send_bytes = 0;          // largest small message
+  // The peer's transfers move on, and this side counts as alive, only while this side polls: an owner that does not poll
+  // all the time sleeps on arm() in between.
+  bool needs_polling = false;
+  size_t max_send_bytes = 0;  // largest small message
 };
 
 class Transport {
@@ -165,6 +168,9 @@ class Transport {
   virtual void wait(uint64_t timeout_ns) = 0;
   // From any thread: makes a wait() return.
   virtual void wake() = 0;
+  // With needs_polling: a descriptor that becomes readable once poll() may have something, for somebody who sleeps on it
+  // without holding the transport (and polls every second all the same). -1: poll at once.
+  virtual int arm() { return -1; }
 
   // Bytes that the CPU copied on behalf of callers, in and out: honest counters, never reset.
   struct Counters {

@@ -21,9 +21,9 @@ packages=(
   # wire and control plane
   libflatbuffers-dev flatbuffers-compiler libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
   # transports
-  libibverbs-dev librdmacm-dev ibverbs-providers
+  libibverbs-dev librdmacm-dev ibverbs-providers libucx-dev
   # tests, benches and the peers that they measure
-  libgtest-dev libgmock-dev libbenchmark-dev libconcurrentqueue-dev libboost-dev libdpdk-dev
+  libgtest-dev libgmock-dev libbenchmark-dev libconcurrentqueue-dev libboost-dev libdpdk-dev ucx-utils
 )
 
 # QEMU, what its guest's initramfs is made of, and the programs that show Soft-RoCE to work in it. Without recommendations:

@@ -13,7 +13,6 @@
 
 #include <array>
 #include <atomic>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -21,6 +20,7 @@
 
 #include "datapath/base/ring_queue.h"
 #include "datapath/base/slot_table.h"
+#include "datapath/memory/remote_key.h"
 #include "datapath/shm/control.h"
 #include "datapath/shm/message_ring.h"
 #include "datapath/shm/shared_memory.h"
@@ -66,18 +66,6 @@ struct SharedRegion {
   FileDescriptor fd;  // of the client's regions; the listener's own keep it in LocalRegion
   MemoryKey local;    // of the listener's own
 };
-
-// What a RemoteKey holds.
-struct KeyFields {
-  uint32_t index = 0;
-  uint32_t generation = 0;
-  uint64_t size = 0;
-  std::array<std::byte, 16> nonce{};
-};
-static_assert(sizeof(KeyFields) == sizeof(RemoteKey));
-
-inline RemoteKey pack_key(const KeyFields& fields) noexcept { return std::bit_cast<RemoteKey>(fields); }
-inline KeyFields unpack_key(const RemoteKey& key) noexcept { return std::bit_cast<KeyFields>(key); }
 
 // Memory that the peer has handed over and nobody has taken yet.
 struct HandedOver {

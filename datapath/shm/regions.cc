@@ -1,6 +1,4 @@
 // Memory: regions that this side allocated, regions of the peer that are mapped here, and the keys between the two.
-#include <sys/random.h>
-
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -9,24 +7,6 @@
 #include "datapath/shm/transport_impl.h"
 
 namespace genie::datapath::shm {
-
-namespace {
-
-void fill_random(std::span<std::byte> bytes) noexcept {
-  while (!bytes.empty()) {
-    const ssize_t got = ::getrandom(bytes.data(), bytes.size(), 0);
-    if (got > 0) bytes = bytes.subspan(static_cast<size_t>(got));
-  }
-}
-
-// Takes the same time whatever the bytes are.
-bool same_nonce(const std::array<std::byte, 16>& a, const std::array<std::byte, 16>& b) noexcept {
-  std::byte difference{0};
-  for (size_t i = 0; i < a.size(); ++i) difference |= a[i] ^ b[i];
-  return difference == std::byte{0};
-}
-
-}  // namespace
 
 Status ShmTransport::check_quota(const Endpoint& endpoint, size_t size) const {
   if (size == 0) return Status(Errc::kInvalidArgument, "a shared region of 0 bytes");

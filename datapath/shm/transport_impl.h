@@ -10,8 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "datapath/memory/receive_pool.h"
 #include "datapath/shm/endpoint.h"
-#include "datapath/shm/receive_pool.h"
 #include "datapath/shm/shm_transport.h"
 
 namespace genie::datapath::shm {

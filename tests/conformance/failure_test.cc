@@ -21,13 +21,15 @@ class Failure : public ConformanceTest {
     }
   }
 
-  // Polls only `side` until its endpoint has ended; answers how often each result came, and checks that the end is last.
-  std::map<Errc, uint64_t> until_disconnected(Side& side, EndpointId end) {
+  // Polls only `side`, and `also`, until its endpoint has ended; answers how often each result came, and checks that the end
+  // is last.
+  std::map<Errc, uint64_t> until_disconnected(Side& side, EndpointId end, Side* also = nullptr) {
     std::map<Errc, uint64_t> results;
     const Deadline deadline = Deadline::after_ms(20'000);
     bool ended = false;
     while (!ended && !deadline.expired()) {
       if (!side.poll()) world_->idle();
+      if (also != nullptr) also->poll();
       for (; !side.inbox().empty(); side.inbox().pop_front()) {
         const Completion& completion = side.inbox().front();
         if (completion.endpoint != end) continue;
@@ -147,6 +149,22 @@ TEST_P(Killed, WhatIsPendingToADeadPeerEndsOnce) {
   kill_peer(peer);
   const std::map<Errc, uint64_t> results = until_disconnected(listener(), end_);
   EXPECT_EQ(total(results), posted);
+}
+
+// It is there and answers nothing: where no hang-up can tell, its silence does.
+TEST_P(Killed, AStoppedPeerIsGivenUp) {
+  SKIP_IN_ONE_PROCESS();
+  if (!listener()->capabilities().needs_polling) {
+    GTEST_SKIP() << GetParam().name << " goes by hang-ups: a stopped peer may go on";
+  }
+  const pid_t peer = start("silent");
+  const uint64_t posted = fill(listener(), end_, options());
+  const std::map<Errc, uint64_t> results = until_disconnected(listener(), end_, &client());
+  EXPECT_EQ(total(results), posted);
+  Buffer message = make_buffer(10, 1);
+  ASSERT_TRUE(listener()->send(listener_end_, message, 7, options()).ok()) << "the others do not notice";
+  EXPECT_EQ(await(client(), Opcode::kReceive).immediate, 7U);
+  kill_peer(peer);
 }
 
 TEST_P(Killed, MemoryOfADeadPeerStaysSafeToTouch) {

@@ -8,7 +8,11 @@
 namespace genie::datapath::conformance {
 
 const std::vector<Backend>& backends() {
-  static const std::vector<Backend> all = {shm_backend(), fake_backend(), fake_unruly_backend()};
+  static const std::vector<Backend> all = [] {
+    std::vector<Backend> made = {shm_backend(), fake_backend(), fake_unruly_backend()};
+    for (Backend& backend : ucx_backends()) made.push_back(std::move(backend));
+    return made;
+  }();
   return all;
 }
 

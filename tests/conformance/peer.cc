@@ -44,6 +44,7 @@ int peer_main(int, char** argv) {
     std::memcpy(key.data(), region->remote.bytes.data(), sizeof(RemoteKey));
     if (!transport->send(*endpoint, key, 1, {}).ok()) return 5;
   }
+  if (role == "silent") ::raise(SIGSTOP);
   uint32_t sent = 0;
   for (std::array<Completion, 16> completions;;) {
     const size_t count = transport->poll(completions);

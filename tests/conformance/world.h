@@ -76,6 +76,7 @@ struct Backend {
 inline void PrintTo(const Backend& backend, std::ostream* out) { *out << backend.name; }
 
 Backend shm_backend();
+std::vector<Backend> ucx_backends();  // none where UCX is not compiled in
 Backend fake_backend();
 Backend fake_unruly_backend();
 const std::vector<Backend>& backends();

@@ -8,8 +8,8 @@
 
 #include "datapath/base/ring_queue.h"
 #include "datapath/base/slot_table.h"
+#include "datapath/memory/receive_pool.h"
 #include "datapath/shm/control.h"
-#include "datapath/shm/receive_pool.h"
 #include "datapath/shm/stream_copy.h"
 
 namespace genie::datapath {

@@ -1,4 +1,4 @@
-// ReceivePool: private memory for messages that were copied out of shared memory.
+// ReceivePool: private memory for messages that were copied out of what their sender may still write.
 //
 // Purpose: a message becomes a Buffer without malloc once the pool is warm.
 // Thread-safety: allocate() belongs to one thread; a Buffer may be dropped on any thread, without a lock: drops push onto

@@ -1,4 +1,4 @@
-#include "datapath/shm/receive_pool.h"
+#include "datapath/memory/receive_pool.h"
 
 #include <array>
 #include <atomic>

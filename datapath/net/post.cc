@@ -1,0 +1,219 @@
+// Posting operations and moving them on.
+//
+// Per class, operations end in the order in which they were posted; the bytes of several are in flight at a time. A
+// message or a notification leaves when it is the first one, hence after all bytes that were posted before it have
+// arrived, and when the peer has room for it (credits).
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <cstring>
+#include <utility>
+
+#include "datapath/net/transport_impl.h"
+
+namespace genie::datapath::net {
+namespace {
+
+constexpr size_t kBatch = 16;
+
+}  // namespace
+
+Status NetTransport::write(EndpointId endpoint, Buffer& local, const RemoteRegion& remote, size_t offset,
+                           const PostOptions& options) {
+  return post_transfer(endpoint, local, remote, offset, Op{.opcode = Opcode::kWrite}, options);
+}
+
+Status NetTransport::write_with_notify(EndpointId endpoint, Buffer& local, const RemoteRegion& remote, size_t offset,
+                                       uint32_t immediate, const PostOptions& options) {
+  return post_transfer(endpoint, local, remote, offset, Op{.opcode = Opcode::kWriteNotify, .immediate = immediate},
+                       options);
+}
+
+Status NetTransport::read(EndpointId endpoint, Buffer& local, const RemoteRegion& remote, size_t offset,
+                          const PostOptions& options) {
+  return post_transfer(endpoint, local, remote, offset, Op{.opcode = Opcode::kRead}, options);
+}
+
+Status NetTransport::send(EndpointId id, Buffer& message, uint32_t immediate, const PostOptions& options) {
+  Endpoint* const endpoint = usable(id);
+  if (endpoint == nullptr) return Errc::kDisconnected;
+  if (message.size() > capabilities_.max_send_bytes) {
+    return Status(Errc::kOutOfRange, "a message larger than max_send_bytes; write it into a region");
+  }
+  return post(*endpoint, Op{.opcode = Opcode::kSend, .immediate = immediate}, message, options);
+}
+
+Status NetTransport::post_transfer(EndpointId id, Buffer& local, const RemoteRegion& remote, size_t offset, Op op,
+                                   const PostOptions& options) {
+  Endpoint* const endpoint = usable(id);
+  if (endpoint == nullptr) return Errc::kDisconnected;
+  const Import* const import = imports_.find(remote.index, remote.generation);
+  if (import == nullptr) return imports_.why(remote.index, remote.generation);
+  if (import->endpoint != id) return Status(Errc::kInvalidArgument, "the region belongs to another endpoint");
+  if (import->revoked) return Errc::kStale;
+  if (offset > import->key.size || local.size() > import->key.size - offset) return Errc::kOutOfRange;
+  if (local.key().valid()) {
+    op.memory = memory_of(local);
+    if (op.memory == nullptr) {
+      return Status(Errc::kInvalidArgument, "the buffer does not lie in the region whose key it carries");
+    }
+  }
+  op.import_index = remote.index;
+  op.import_generation = remote.generation;
+  op.remote = import->remote.get();
+  op.remote_address = import->address + offset;
+  return post(*endpoint, std::move(op), local, options);
+}
+
+const FabricMemory* NetTransport::memory_of(const Buffer& buffer) const {
+  const LocalRegion* const region = regions_.find(buffer.key().index, buffer.key().generation);
+  if (region == nullptr) return nullptr;
+  const auto offset = static_cast<size_t>(buffer.data() - region->memory->data);  // huge when it lies before
+  return offset <= region->size && buffer.size() <= region->size - offset ? region->memory.get() : nullptr;
+}
+
+Status NetTransport::post(Endpoint& endpoint, Op op, Buffer& buffer, const PostOptions& options) {
+  const auto lane = static_cast<size_t>(options.transfer_class);
+  RingQueue<SlotId>& queue = endpoint.lanes[lane].queue;
+  if (completions_.size() >= options_.max_completions || queue.size() >= options_.max_pending_ops) return Errc::kAgain;
+  op.endpoint = endpoint.id;
+  op.lane = static_cast<uint32_t>(lane);
+  op.user_data = options.user_data;
+  op.deadline_ns = options.deadline.when_ns();
+  op.buffer = std::move(buffer);
+  count_users(op, 1);
+  earliest_deadline_ns_ = std::min(earliest_deadline_ns_, op.deadline_ns);
+  queue.push(ops_.emplace(std::move(op)));
+  ++endpoint.ops;
+  if (endpoint.lanes_ready) {
+    post_transfers(endpoint, lane);
+    finish_front(endpoint, lane);
+  }
+  if (endpoint.ops != 0) list(endpoint);
+  return {};
+}
+
+// A region must not go while an operation that waits names it.
+void NetTransport::count_users(const Op& op, int change) {
+  if (op.import_index != UINT32_MAX) {
+    Import* const import = imports_.find(op.import_index, op.import_generation);
+    assert(import != nullptr);
+    import->users += static_cast<uint32_t>(change);
+    if (import->users == 0) on_unused_import(*import);
+  }
+  if (op.buffer.key().valid()) {
+    LocalRegion* const region = regions_.find(op.buffer.key().index, op.buffer.key().generation);
+    if (region != nullptr) region->users += static_cast<uint32_t>(change);
+  }
+}
+
+// Fills the lane with descriptors, a batch at a time.
+void NetTransport::post_transfers(Endpoint& endpoint, size_t index) {
+  Lane& lane = endpoint.lanes[index];
+  while (lane.posted < lane.queue.size()) {
+    std::array<Descriptor, kBatch> batch;
+    std::array<Op*, kBatch> owners;
+    size_t count = 0;
+    size_t at = lane.posted;
+    size_t begun = 0;  // of the operation at `at`
+    while (at < lane.queue.size() && count < kBatch && lane.in_flight + count < info_.max_in_flight) {
+      const SlotId slot = lane.queue.at(at);
+      Op& op = *ops_.find(slot.index, slot.generation);
+      const size_t done = op.posted + begun;
+      if (!op.is_transfer() || done == op.buffer.size()) {
+        ++at;
+        begun = 0;
+        continue;
+      }
+      owners[count] = &op;
+      batch[count] = Descriptor{.op = op.opcode == Opcode::kRead ? Descriptor::Op::kRead : Descriptor::Op::kWrite,
+                                .local = op.buffer.data() + done,
+                                .size = std::min(info_.chunk_bytes, op.buffer.size() - done),
+                                .memory = op.memory,
+                                .remote = op.remote,
+                                .remote_address = op.remote_address + done,
+                                .cookie = cookie_of(slot)};
+      begun += batch[count].size;
+      ++count;
+    }
+    const size_t took =
+        count == 0 ? 0 : fabric_->post(*endpoint.link, static_cast<TransferClass>(index), {batch.data(), count});
+    for (size_t i = 0; i < took; ++i) {
+      owners[i]->posted += batch[i].size;
+      ++owners[i]->in_flight;
+    }
+    lane.in_flight += static_cast<uint32_t>(took);
+    while (lane.posted < lane.queue.size()) {
+      const SlotId slot = lane.queue.at(lane.posted);
+      if (!ops_.find(slot.index, slot.generation)->all_posted()) break;
+      ++lane.posted;
+    }
+    if (took < count || count == 0) return;
+  }
+}
+
+// Ends what has arrived, from the front.
+void NetTransport::finish_front(Endpoint& endpoint, size_t index) {
+  Lane& lane = endpoint.lanes[index];
+  while (lane.posted != 0) {
+    const SlotId slot = lane.queue.front();
+    Op& op = *ops_.find(slot.index, slot.generation);
+    if (op.in_flight != 0) return;
+    if (op.result == Errc::kOk && op.opcode == Opcode::kSend) {
+      if (!send_message(endpoint, index, MessageKind::kMessage, op.immediate, op.buffer.bytes())) return;
+    } else if (op.result == Errc::kOk && op.opcode == Opcode::kWriteNotify) {
+      if (!send_message(endpoint, index, MessageKind::kNotify, op.immediate, {})) return;
+    }
+    lane.queue.pop();
+    --lane.posted;
+    complete(slot, op.result);
+  }
+}
+
+// False: not now.
+bool NetTransport::send_message(Endpoint& endpoint, size_t index, MessageKind kind, uint32_t immediate,
+                                std::span<const std::byte> payload) {
+  Lane& lane = endpoint.lanes[index];
+  const auto transfer_class = static_cast<TransferClass>(index);
+  const bool counted = kind != MessageKind::kCredits;
+  if (counted && lane.sent - lane.peer_consumed >= kMessageWindow) return false;
+  const std::span<std::byte> place = fabric_->message_place(*endpoint.link, transfer_class);
+  if (place.empty()) return false;
+  const MessageHeader header{
+      .kind = kind, .immediate = immediate, .after = endpoint.frames_sent, .consumed = lane.consumed};
+  std::memcpy(place.data(), &header, sizeof(header));
+  if (!payload.empty()) std::memcpy(place.data() + sizeof(header), payload.data(), payload.size());
+  fabric_->send(*endpoint.link, transfer_class, sizeof(header) + payload.size());
+  lane.told = lane.consumed;
+  if (!counted) return true;
+  ++lane.sent;
+  ++counters_.messages_sent;
+  counters_.bytes_copied_tx += payload.size();
+  return true;
+}
+
+// Where nothing goes the other way, credits need a message of their own. The window bounds how many of those there are.
+void NetTransport::return_credits(Endpoint& endpoint) {
+  for (size_t i = 0; i < kLaneCount; ++i) {
+    Lane& lane = endpoint.lanes[i];
+    if (lane.consumed - lane.told >= kMessageWindow / 2) (void)send_message(endpoint, i, MessageKind::kCredits, 0, {});
+  }
+}
+
+void NetTransport::complete(SlotId slot, Errc result) {
+  Op& op = *ops_.find(slot.index, slot.generation);
+  if (Endpoint* const endpoint = find(op.endpoint); endpoint != nullptr) --endpoint->ops;
+  count_users(op, -1);
+  if (result == Errc::kOk && info_.copies && op.is_transfer()) {
+    (op.opcode == Opcode::kRead ? counters_.bytes_copied_rx : counters_.bytes_copied_tx) += op.buffer.size();
+  }
+  completions_.push(Completion{.opcode = op.opcode,
+                               .result = result,
+                               .immediate = op.immediate,
+                               .endpoint = op.endpoint,
+                               .user_data = op.user_data,
+                               .buffer = std::move(op.buffer)});
+  ops_.erase(slot.index, slot.generation);
+}
+
+}  // namespace genie::datapath::net

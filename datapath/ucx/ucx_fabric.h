@@ -1,0 +1,33 @@
+// The UCX fabric: whatever transports UCX finds between two processes: TCP, shared memory, RDMA.
+//
+// Purpose: a net::Fabric over UCP. One worker per fabric; each lane of a link is a UCP endpoint of its own. Bytes go by
+//   ucp_put and ucp_get, messages by active messages that are sent eagerly.
+// Settings: UCX_* variables of the environment win. Without them TCP segments are 1 MiB (UCX's default of 8 KiB makes a
+//   large put over TCP a hundred times slower).
+// Failure: endpoints handle the death of their peer where UCX can do that; over posix and sysv it cannot, and the engine's
+//   own signs of life do. There a stopped peer can hold what is in flight to it until it goes on or goes away.
+// Trust: UCX believes what its peers send. See net/net_transport.h.
+// Thread-safety, ownership: as in net/fabric.h.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "datapath/net/fabric.h"
+#include "datapath/net/net_transport.h"
+
+namespace genie::datapath {
+
+struct UcxOptions {
+  NetOptions net;
+  std::string tls;  // UCX_TLS for this fabric: "tcp", "posix,sysv"; empty: the environment's, else what UCX finds
+};
+
+// Whether this build has it; without, the functions below answer kConfig.
+bool ucx_compiled_in() noexcept;
+
+// kConfig where UCX has no such transport.
+Result<std::unique_ptr<net::Fabric>> make_ucx_fabric(const UcxOptions& options);
+Result<std::unique_ptr<Transport>> make_ucx_transport(const UcxOptions& options);
+
+}  // namespace genie::datapath

@@ -1,0 +1,143 @@
+// Transfers and messages.
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "datapath/ucx/ucx_impl.h"
+
+namespace genie::datapath::ucx {
+
+Batch& UcxFabric::take_batch() {
+  if (free_batches_ == nullptr) {
+    batches_.push_back(std::make_unique<Batch>());
+    batches_.back()->fabric = this;
+    return *batches_.back();
+  }
+  Batch& batch = *std::exchange(free_batches_, free_batches_->next);
+  batch.count = 0;
+  batch.status = UCS_OK;
+  return batch;
+}
+
+// One part of it, a transfer or the flush, has ended.
+void UcxFabric::end_of(Batch& batch, ucs_status_t status) {
+  if (status != UCS_OK) batch.status = status;
+  if (--batch.remaining != 0) return;
+  for (uint32_t i = 0; i < batch.count; ++i) done_.push({batch.cookies[i], errc_of(batch.status)});
+  batch.next = std::exchange(free_batches_, &batch);
+}
+
+void UcxFabric::on_batch(void* request, ucs_status_t status, void* argument) {
+  auto& batch = *static_cast<Batch*>(argument);
+  ucp_request_free(request);
+  if (batch.fabric->ending_) return;
+  --batch.link->outstanding;
+  batch.fabric->end_of(batch, status);
+}
+
+size_t UcxFabric::post(FabricLink& base, TransferClass transfer_class, std::span<const Descriptor> descriptors) {
+  auto& link = static_cast<UcxLink&>(base);
+  const auto index = static_cast<size_t>(transfer_class);
+  const ucp_ep_h endpoint = link.lanes[index].endpoint;
+  if (endpoint == nullptr || link.failed) return 0;
+  const size_t count = std::min(descriptors.size(), kMaxBatch);
+  Batch& batch = take_batch();
+  batch.link = &link;
+  batch.remaining = 1;  // until everything is posted
+  ucp_request_param_t param{};
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+  param.cb.send = &UcxFabric::on_batch;
+  param.user_data = &batch;
+  const auto follow = [&](ucs_status_ptr_t request) {
+    if (UCS_PTR_IS_ERR(request)) {
+      batch.status = UCS_PTR_STATUS(request);
+    } else if (request != nullptr) {
+      ++batch.remaining;
+      ++link.outstanding;
+    }
+  };
+  bool writes = false;
+  for (const Descriptor& item : descriptors.first(count)) {
+    const ucp_rkey_h key = static_cast<const UcxRemote*>(item.remote)->keys[index];
+    if (item.op == Descriptor::Op::kWrite) {
+      writes = true;
+      follow(ucp_put_nbx(endpoint, item.local, item.size, item.remote_address, key, &param));
+    } else {
+      follow(ucp_get_nbx(endpoint, item.local, item.size, item.remote_address, key, &param));
+    }
+    if (item.signaled) batch.cookies[batch.count++] = item.cookie;
+  }
+  // A put that has ended says only that the local buffer is free again.
+  if (writes) follow(ucp_ep_flush_nbx(endpoint, &param));
+  end_of(batch, UCS_OK);
+  return count;
+}
+
+// -- Messages ------------------------------------------------------------------------------------------------------------
+
+std::span<std::byte> UcxFabric::message_place(FabricLink& base, TransferClass transfer_class) {
+  auto& link = static_cast<UcxLink&>(base);
+  UcxLane& lane = link.lanes[static_cast<size_t>(transfer_class)];
+  if (lane.endpoint == nullptr || link.failed) return {};
+  if (lane.place == nullptr) {
+    if (free_places_ == nullptr) {
+      places_.push_back(std::make_unique<MessagePlace>());
+      lane.place = places_.back().get();
+      lane.place->fabric = this;
+    } else {
+      lane.place = std::exchange(free_places_, free_places_->next);
+    }
+  }
+  return lane.place->bytes;
+}
+
+void UcxFabric::give_back(MessagePlace& place) { place.next = std::exchange(free_places_, &place); }
+
+void UcxFabric::send(FabricLink& base, TransferClass transfer_class, size_t size) {
+  auto& link = static_cast<UcxLink&>(base);
+  UcxLane& lane = link.lanes[static_cast<size_t>(transfer_class)];
+  MessagePlace& place = *lane.place;
+  place.link = &link;
+  place.tag = lane.tag;
+  ucp_request_param_t param{};
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
+  param.cb.send = &UcxFabric::on_sent;
+  param.user_data = &place;
+  param.flags = UCP_AM_SEND_FLAG_EAGER;
+  const ucs_status_ptr_t request =
+      ucp_am_send_nbx(lane.endpoint, kMessageId, &place.tag, sizeof(place.tag), place.bytes.data(), size, &param);
+  if (UCS_PTR_IS_ERR(request)) {
+    fail(link, UCS_PTR_STATUS(request));
+  } else if (request != nullptr) {
+    ++link.outstanding;
+    lane.place = nullptr;  // UCX still reads it
+  }
+}
+
+void UcxFabric::on_sent(void* request, ucs_status_t status, void* argument) {
+  auto& place = *static_cast<MessagePlace*>(argument);
+  UcxFabric& fabric = *place.fabric;
+  ucp_request_free(request);
+  fabric.give_back(place);
+  if (fabric.ending_) return;
+  --place.link->outstanding;
+  if (status != UCS_OK) fabric.fail(*place.link, status);
+}
+
+ucs_status_t UcxFabric::on_message(void* argument, const void* header, size_t header_size, void* data, size_t size,
+                                   const ucp_am_recv_param_t* param) {
+  auto& fabric = *static_cast<UcxFabric*>(argument);
+  MessageTag tag;
+  if (header_size != sizeof(tag)) return UCS_OK;
+  std::memcpy(&tag, header, sizeof(tag));
+  const uint32_t lane = tag.link & ((1U << kLaneBits) - 1);
+  if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0 || lane >= kLaneCount) return UCS_OK;
+  UcxLink** const found = fabric.links_.find(tag.link >> kLaneBits, tag.generation);
+  if (found == nullptr || fabric.sink_ == nullptr) return UCS_OK;
+  UcxLink* const link = *found;
+  if (link->nonce != tag.nonce || link->owner == nullptr) return UCS_OK;
+  fabric.sink_->on_message(*link, lane, {static_cast<const std::byte*>(data), size});
+  return UCS_OK;
+}
+
+}  // namespace genie::datapath::ucx
