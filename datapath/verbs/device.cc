@@ -34,18 +34,6 @@ GidType type_of(uint32_t type) noexcept {
   return type == IBV_GID_TYPE_ROCE_V1 ? GidType::kRoceV1 : GidType::kRoceV2;
 }
 
-std::vector<GidEntry> read_gids(ibv_context* context, uint8_t port, int length) {
-  std::vector<GidEntry> gids;
-  for (int i = 0; i < length; ++i) {
-    ibv_gid_entry entry{};
-    if (ibv_query_gid_ex(context, port, static_cast<uint32_t>(i), &entry, 0) != 0) continue;
-    GidEntry read{.index = static_cast<uint32_t>(i), .type = type_of(entry.gid_type)};
-    std::copy_n(entry.gid.raw, read.gid.size(), read.gid.begin());
-    gids.push_back(read);
-  }
-  return gids;
-}
-
 uint64_t megabits_of(const ibv_port_attr& port) noexcept {
   const uint64_t lanes = port.active_width == 1   ? 1
                          : port.active_width == 2 ? 4
@@ -79,26 +67,6 @@ Result<ibv_mtu> choose_mtu(ibv_mtu active, size_t wanted_bytes) {
   return Status(Errc::kConfig, "an MTU of " + std::to_string(wanted_bytes) +
                                    " bytes is not possible: 256, 512, 1024, " + "2048 or 4096, and at most " +
                                    std::to_string(128 << active) + " on this port");
-}
-
-Status choose_address(Device& device, const VerbsOptions& options) {
-  const std::string where = device.name + " port " + std::to_string(device.port);
-  const GidEntry* chosen = nullptr;
-  if (options.gid_index < 0) {
-    chosen = choose_gid(device.gids, device.ethernet);
-  } else {
-    const auto at = std::find_if(device.gids.begin(), device.gids.end(), [&](const GidEntry& entry) {
-      return entry.index == static_cast<uint32_t>(options.gid_index);
-    });
-    if (at != device.gids.end()) chosen = &*at;
-  }
-  if (chosen == nullptr) {
-    return Status(Errc::kConfig, where + " has no GID" +
-                                     (options.gid_index < 0 ? std::string() : " " + std::to_string(options.gid_index)) +
-                                     ": give its network interface an address ('rdma link' names it)");
-  }
-  device.gid = *chosen;
-  return {};
 }
 
 Status make_queues(Device& device) {
@@ -144,8 +112,7 @@ Result<std::unique_ptr<Device>> open_port(ibv_device* found, uint8_t port, const
   device->reads_in = static_cast<uint8_t>(std::clamp(attributes.max_qp_rd_atom, 1, 16));
   device->reads_out = static_cast<uint8_t>(std::clamp(attributes.max_qp_init_rd_atom, 1, 16));
   device->completions_max = attributes.max_cqe;
-  device->gids = read_gids(device->context.get(), port, state.gid_tbl_len);
-  GENIE_TRY(choose_address(*device, options));
+  GENIE_TRY(device->read_addresses(options.gid_index));
   const Result<ibv_mtu> mtu = choose_mtu(state.active_mtu, options.mtu_bytes);
   GENIE_TRY(mtu.status());
   device->mtu = *mtu;
@@ -200,6 +167,35 @@ Device::~Device() {
   if (completions != nullptr && unacknowledged_events != 0) {
     ibv_ack_cq_events(completions.get(), unacknowledged_events);
   }
+}
+
+Status Device::read_addresses(int gid_index) {
+  ibv_port_attr state{};
+  if (ibv_query_port(context.get(), port, &state) != 0) return system_error("cannot look at " + name, errno);
+  gids.clear();
+  const GidEntry* chosen = nullptr;
+  for (int i = 0; i < state.gid_tbl_len; ++i) {
+    ibv_gid_entry entry{};
+    if (ibv_query_gid_ex(context.get(), port, static_cast<uint32_t>(i), &entry, 0) != 0) continue;
+    GidEntry read{.index = static_cast<uint32_t>(i), .type = type_of(entry.gid_type)};
+    std::copy_n(entry.gid.raw, read.gid.size(), read.gid.begin());
+    gids.push_back(read);
+  }
+  if (gid_index < 0) {
+    chosen = choose_gid(gids, ethernet);
+  } else {
+    const auto at = std::find_if(gids.begin(), gids.end(), [&](const GidEntry& entry) {
+      return entry.index == static_cast<uint32_t>(gid_index);
+    });
+    if (at != gids.end()) chosen = &*at;
+  }
+  if (chosen == nullptr) {
+    return Status(Errc::kConfig, name + " port " + std::to_string(port) + " has no GID" +
+                                     (gid_index < 0 ? std::string() : " " + std::to_string(gid_index)) +
+                                     ": give its network interface an address ('rdma link' names it)");
+  }
+  gid = *chosen;
+  return {};
 }
 
 std::string Device::describe() const {

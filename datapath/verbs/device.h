@@ -39,6 +39,8 @@ struct Device {
   unsigned unacknowledged_events = 0;
 
   ~Device();
+  // Reads the port's addresses and chooses one.
+  Status read_addresses(int gid_index);
   // "rxe0 port 1, ::ffff:10.0.0.2 (RoCE v2, GID 1), MTU 4096, 10000 Mbit/s".
   std::string describe() const;
   // Room for so many completions more, so that the queue can never overflow; unreserve() gives it back.

@@ -55,19 +55,32 @@ void VerbsFabric::handle_async_events() {
           if (this_port) device_failed(*device, "the port went down");
           break;
         case IBV_EVENT_PORT_ACTIVE:
-          if (this_port && !device->up) {
-            device->up = true;
-            GENIE_LOG_WARN("verbs: {} port {} is up again; new connections use it", device->name, device->port);
+          if (this_port) port_returned(*device);
+          break;
+        case IBV_EVENT_GID_CHANGE:
+          if (this_port && !device->read_addresses(options_.gid_index).ok()) {
+            device_failed(*device, "it has lost its address");
+          } else if (this_port && !device->up) {
+            port_returned(*device);
           }
           break;
-        // A queue pair that fails says so by its completions as well; addresses that change are read by new links.
+        // A queue pair that fails says so by its completions as well.
         default: GENIE_LOG_DEBUG("verbs: {}: {}", device->name, ibv_event_type_str(type)); break;
       }
     }
   }
 }
 
+void VerbsFabric::port_returned(Device& device) {
+  ibv_port_attr state{};
+  if (device.up || ibv_query_port(device.context.get(), device.port, &state) != 0) return;
+  if (state.state != IBV_PORT_ACTIVE || !device.read_addresses(options_.gid_index).ok()) return;
+  device.up = true;
+  GENIE_LOG_WARN("verbs: {} port {} is up again; new connections use it", device.name, device.port);
+}
+
 void VerbsFabric::device_failed(Device& device, const char* why) {
+  if (!device.up) return;
   device.up = false;
   GENIE_LOG_WARN("verbs: {} port {}: {}", device.name, device.port, why);
   for (size_t i = 0; i < links_.size(); ++i) {

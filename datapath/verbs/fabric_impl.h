@@ -109,6 +109,7 @@ class VerbsFabric final : public net::Fabric {
   // -- events.cc
   void drain_events();
   void handle_async_events();
+  void port_returned(Device& device);
   void device_failed(Device& device, const char* why);
 
   VerbsOptions options_;

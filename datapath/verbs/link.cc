@@ -76,6 +76,7 @@ Link::~Link() {
 }
 
 Result<std::unique_ptr<net::FabricLink>> VerbsFabric::open_link(std::string_view host) {
+  handle_async_events();  // which ports are up now
   auto link = std::make_unique<Link>(*this);
   link->nonce = random_nonce();
   const Result<Route> route = find_route(host);

@@ -3,6 +3,8 @@
 export TERM=dumb GTEST_COLOR=no PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/run/home LC_ALL=C.UTF-8
 stty -onlcr </dev/console
 ip link set lo up
+# For the arenas of the programs.
+sysctl -q vm.nr_hugepages=64
 # Room for an InfiniBand MTU of 4096 and RoCE's headers.
 for rail in 0 1; do
   ip link set eth$rail mtu 4200 up

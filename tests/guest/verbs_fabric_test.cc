@@ -111,14 +111,17 @@ class VerbsFabricTest : public testing::Test {
     }
   }
 
-  void TearDown() override {
+  void end() {
     for (Side* side : {&a_, &b_}) {
       if (side->link == nullptr) continue;
       side->fabric->close(*side->link, false);
-      EXPECT_TRUE(until([&] { return side->closed; }));
+      ASSERT_TRUE(until([&] { return side->closed; }));
       side->link.reset();
+      side->closed = false;
     }
   }
+
+  void TearDown() override { end(); }
 
   template <typename Done>
   bool until(Done&& done) {
@@ -420,6 +423,17 @@ TEST_F(VerbsFabricTest, BulkIsSpreadOverTwoRails) {
 
 class FailingRail : public VerbsFabricTest {
  protected:
+  // How many the fewer of the two sides would have.
+  size_t rails_of_a_new_link() {
+    size_t fewest = SIZE_MAX;
+    for (Side* side : {&a_, &b_}) {
+      Result<std::unique_ptr<net::FabricLink>> link = side->fabric->open_link("10.77.0.1");
+      const std::string text = link.ok() ? side->fabric->describe(**link) : std::string();
+      fewest = std::min(fewest, static_cast<size_t>(std::count(text.begin(), text.end(), 'x')));
+    }
+    return fewest;
+  }
+
   void TearDown() override {
     VerbsFabricTest::TearDown();
     Guest::port(0, true);
@@ -436,6 +450,17 @@ TEST_F(FailingRail, TheOthersTakeOverItsTransfers) {
 TEST_F(FailingRail, TheOthersTakeOverItsMessages) {
   ASSERT_NO_FATAL_FAILURE(start("rxe0,rxe1"));
   ASSERT_NO_FATAL_FAILURE(transfer_through([] { Guest::port(0, false); }));
+  ASSERT_NO_FATAL_FAILURE(transfer_through([] {}));
+}
+
+TEST_F(FailingRail, NewLinksUseAPortThatCameBack) {
+  ASSERT_NO_FATAL_FAILURE(start("rxe0,rxe1"));
+  Guest::port(1, false);
+  ASSERT_NO_FATAL_FAILURE(end());
+  EXPECT_TRUE(until([&] { return rails_of_a_new_link() == 1; })) << "a port that is down is left out";
+  Guest::port(1, true);
+  ASSERT_TRUE(until([&] { return rails_of_a_new_link() == 2; }));
+  ASSERT_NO_FATAL_FAILURE(join());
   ASSERT_NO_FATAL_FAILURE(transfer_through([] {}));
 }
 
