@@ -5,18 +5,30 @@
 
 #include "datapath/shm/shm_transport.h"
 #include "datapath/ucx/ucx_fabric.h"
+#include "datapath/verbs/verbs_fabric.h"
 
 namespace genie::datapath {
 
 namespace {
 
-std::string names() { return ucx_compiled_in() ? "shm, ucx or auto" : "shm or auto"; }
+std::string names() {
+  return std::string("shm, ") + (ucx_compiled_in() ? "ucx, " : "") + (verbs_compiled_in() ? "verbs, " : "") + "or auto";
+}
+
+NetOptions net_options(const BackendOptions& options) {
+  NetOptions net;
+  net.control_timeout_ms = options.control_timeout_ms;
+  net.liveness_ms = options.liveness_ms;
+  net.max_bytes_per_endpoint = std::min(net.max_bytes_per_endpoint, options.max_bytes_per_endpoint);
+  return net;
+}
 
 }  // namespace
 
 Result<std::string> choose_backend(std::string_view name) {
   if (name == "auto" || name == "shm") return std::string("shm");
   if (name == "ucx" && ucx_compiled_in()) return std::string("ucx");
+  if (name == "verbs" && verbs_compiled_in()) return std::string("verbs");
   const bool known = name == "ucx" || name == "verbs" || name == "dpdk";
   std::string text = known ? "transport '" : "'";
   text.append(name).append(known ? "' is not compiled in: use " : "' is no transport: use ").append(names());
@@ -29,10 +41,14 @@ Result<std::unique_ptr<Transport>> make_backend(std::string_view name, const Bac
   if (*chosen == "ucx") {
     UcxOptions ucx;
     ucx.tls = options.ucx_tls;
-    ucx.net.control_timeout_ms = options.control_timeout_ms;
-    ucx.net.liveness_ms = options.liveness_ms;
-    ucx.net.max_bytes_per_endpoint = std::min(ucx.net.max_bytes_per_endpoint, options.max_bytes_per_endpoint);
+    ucx.net = net_options(options);
     return make_ucx_transport(ucx);
+  }
+  if (*chosen == "verbs") {
+    VerbsOptions verbs;
+    verbs.devices = options.verbs_devices;
+    verbs.net = net_options(options);
+    return make_verbs_transport(verbs);
   }
   ShmOptions shm;
   shm.control_timeout_ms = options.control_timeout_ms;

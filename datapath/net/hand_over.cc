@@ -53,6 +53,7 @@ Result<RemoteKey> NetTransport::hand_over(MemoryKey key, size_t size, Deadline d
   Endpoint* const endpoint = usable(region->endpoint);
   if (endpoint == nullptr) return Errc::kDisconnected;
   std::unique_ptr<FabricMemory> memory = std::move(region->memory);
+  memory->size = size;  // a device that pins memory need not make an unused tail present
   KeyFields name{.index = endpoint->next_hand_over++, .size = size, .nonce = region->key.nonce};
   regions_.erase(key.index, key.generation);
   Frame frame{.type = FrameType::kHandOver,

@@ -82,7 +82,8 @@ Status make_queues(Device& device) {
 }
 
 // An answer without a device: the port is not up, or not the kind that this fabric can use.
-Result<std::unique_ptr<Device>> open_port(ibv_device* found, uint8_t port, const VerbsOptions& options, bool named) {
+Result<std::unique_ptr<Device>> open_port(ibv_device* found, uint8_t port, const VerbsOptions& options, bool named,
+                                          uint8_t* ports = nullptr) {
   const std::string where = std::string(ibv_get_device_name(found)) + " port " + std::to_string(port);
   auto device = std::make_unique<Device>();
   device->name = ibv_get_device_name(found);
@@ -94,8 +95,9 @@ Result<std::unique_ptr<Device>> open_port(ibv_device* found, uint8_t port, const
   }
   ibv_device_attr attributes{};
   ibv_port_attr state{};
-  if (ibv_query_device(device->context.get(), &attributes) != 0 ||
-      ibv_query_port(device->context.get(), port, &state) != 0) {
+  const bool known = ibv_query_device(device->context.get(), &attributes) == 0;
+  if (known && ports != nullptr) *ports = attributes.phys_port_cnt;
+  if (!known || ibv_query_port(device->context.get(), port, &state) != 0) {
     return Status(Errc::kConfig, device->name + " has no port " + std::to_string(port));
   }
   const bool usable = state.state == IBV_PORT_ACTIVE && found->transport_type == IBV_TRANSPORT_IB;
@@ -148,13 +150,14 @@ Status open_named(std::span<ibv_device* const> all, const VerbsOptions& options,
 void open_every(std::span<ibv_device* const> all, const VerbsOptions& options,
                 std::vector<std::unique_ptr<Device>>& opened) {
   for (ibv_device* device : all) {
-    for (uint8_t port = 1; port <= 8; ++port) {
-      Result<std::unique_ptr<Device>> made = open_port(device, port, options, false);
+    uint8_t ports = 1;
+    for (uint8_t port = 1; port <= ports; ++port) {
+      Result<std::unique_ptr<Device>> made = open_port(device, port, options, false, &ports);
       if (!made.ok()) {
-        if (port == 1) GENIE_LOG_WARN("verbs: {} is left out: {}", ibv_get_device_name(device), made.status().text());
-        break;
+        GENIE_LOG_WARN("verbs: {} port {} is left out: {}", ibv_get_device_name(device), port, made.status().text());
+      } else if (*made != nullptr) {
+        opened.push_back(std::move(*made));
       }
-      if (*made != nullptr) opened.push_back(std::move(*made));
     }
   }
   std::stable_sort(opened.begin(), opened.end(),
@@ -238,6 +241,27 @@ Result<std::vector<std::unique_ptr<Device>>> open_devices(const VerbsOptions& op
   }
   for (const auto& device : opened) GENIE_LOG_INFO("verbs: uses {}", device->describe());
   return opened;
+}
+
+bool any_port_is_up(const VerbsOptions& options) {
+  int count = 0;
+  const DeviceList list(ibv_get_device_list(&count));
+  const Result<std::vector<PortName>> named = parse_ports(options.devices);
+  for (int i = 0; list != nullptr && named.ok() && i < count; ++i) {
+    ibv_device* const device = list.get()[i];
+    const Handle<ibv_context> context(ibv_open_device(device));
+    ibv_device_attr attributes{};
+    if (context == nullptr || ibv_query_device(context.get(), &attributes) != 0) continue;
+    for (uint8_t port = 1; port <= attributes.phys_port_cnt; ++port) {
+      ibv_port_attr state{};
+      if (ibv_query_port(context.get(), port, &state) != 0 || state.state != IBV_PORT_ACTIVE) continue;
+      const bool meant = named->empty() || std::any_of(named->begin(), named->end(), [&](const PortName& name) {
+                           return name.device == ibv_get_device_name(device) && name.port == port;
+                         });
+      if (meant && device->transport_type == IBV_TRANSPORT_IB) return true;
+    }
+  }
+  return false;
 }
 
 Result<Route> find_route(std::string_view host) {

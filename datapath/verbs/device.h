@@ -51,6 +51,9 @@ struct Device {
 // The devices that the options mean, said in the log; never empty.
 Result<std::vector<std::unique_ptr<Device>>> open_devices(const VerbsOptions& options);
 
+// Whether there would be any; says nothing.
+bool any_port_is_up(const VerbsOptions& options);
+
 // What leads to a host: device and address, by the kernel's routes. kNotFound where it does not say.
 struct Route {
   std::string device;

@@ -13,8 +13,18 @@
 
 namespace genie::datapath {
 
+bool verbs_compiled_in() noexcept { return true; }
+
+bool verbs_usable(const VerbsOptions& options) { return verbs::any_port_is_up(options); }
+
 Result<std::unique_ptr<net::Fabric>> make_verbs_fabric(const VerbsOptions& options) {
   return verbs::VerbsFabric::make(options);
+}
+
+Result<std::unique_ptr<Transport>> make_verbs_transport(const VerbsOptions& options) {
+  Result<std::unique_ptr<net::Fabric>> fabric = make_verbs_fabric(options);
+  GENIE_TRY(fabric.status());
+  return make_net_transport(std::move(*fabric), options.net);
 }
 
 namespace verbs {
@@ -77,6 +87,7 @@ Status VerbsFabric::start() {
 }
 
 Result<std::unique_ptr<net::FabricMemory>> VerbsFabric::allocate(size_t size, bool present) {
+  if (size == 0 || size > SIZE_MAX / 4) return Status(Errc::kInvalidArgument, "size of a region out of range");
   Result<Buffer> memory = present ? map_present(size) : map_block(size);
   if (!memory.ok()) return memory.status();
   return std::unique_ptr<net::FabricMemory>(std::make_unique<VerbsMemory>(std::move(*memory)));

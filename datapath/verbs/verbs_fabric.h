@@ -17,11 +17,13 @@
 #include <string>
 
 #include "datapath/net/fabric.h"
+#include "datapath/net/net_transport.h"
 #include "genie/status.h"
 
 namespace genie::datapath {
 
 struct VerbsOptions {
+  NetOptions net;
   // "mlx5_0,mlx5_2:1" (port 1 where none is said); empty: every port that is up, the fastest first.
   std::string devices;
   size_t rails_max = 4;
@@ -40,7 +42,13 @@ struct VerbsOptions {
   size_t chunk_bytes = size_t{256} << 10;
 };
 
+// Whether this build has it; without, the functions below answer kConfig.
+bool verbs_compiled_in() noexcept;
+// Whether this machine has a port that is up, of those that are meant.
+bool verbs_usable(const VerbsOptions& options = {});
+
 // kUnsupported where there is no device that is up, kConfig for a device that is not there; both say what to do.
 Result<std::unique_ptr<net::Fabric>> make_verbs_fabric(const VerbsOptions& options);
+Result<std::unique_ptr<Transport>> make_verbs_transport(const VerbsOptions& options);
 
 }  // namespace genie::datapath

@@ -1,5 +1,7 @@
 # What a guest runs, before the command: its network and its RDMA devices. run.sh puts `guest`, its number, above this text
 # and the command below it.
+# The programs are slow here: tests wait longer.
+export GENIE_TEST_PATIENCE=10
 export TERM=dumb GTEST_COLOR=no PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/run/home LC_ALL=C.UTF-8
 stty -onlcr </dev/console
 ip link set lo up

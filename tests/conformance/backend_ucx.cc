@@ -1,7 +1,3 @@
-#include <netinet/in.h>
-#include <sys/socket.h>
-
-#include "datapath/base/file_descriptor.h"
 #include "datapath/ucx/ucx_fabric.h"
 #include "tests/conformance/world.h"
 
@@ -28,22 +24,10 @@ std::unique_ptr<Transport> make(const UcxOptions& options) {
   return std::move(*made);
 }
 
-// A port that nobody uses now.
-std::string free_address() {
-  const FileDescriptor probe(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  EXPECT_EQ(::bind(probe.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
-  EXPECT_EQ(::getsockname(probe.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
-  return "tcp://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
-}
-
 class UcxWorld final : public World {
  public:
   explicit UcxWorld(const std::string& tls)
-      : World(make(low_quotas(tls)), make(options_for(tls))), tls_(tls), where_(free_address()) {}
+      : World(make(low_quotas(tls)), make(options_for(tls))), tls_(tls), where_(free_tcp_address()) {}
 
   std::string where() const override { return where_; }
   std::unique_ptr<Transport> make_client() override { return make(options_for(tls_)); }

@@ -108,7 +108,7 @@ TEST_P(Connection, TooManyEndpointsAreRefusedAndTheOthersLive) {
 
 TEST_P(Connection, ATransportThatGoesIsADisconnect) {
   world_->client().reset();
-  const Deadline deadline = Deadline::after_ms(20'000);
+  const Deadline deadline = Deadline::after_ms(patience_ms());
   while (listener().inbox().empty() && !deadline.expired()) {
     if (!listener().poll()) world_->idle();
   }
@@ -119,11 +119,11 @@ TEST_P(Connection, ATransportThatGoesIsADisconnect) {
 TEST_P(Connection, WakeEndsAWaitAndIsNotLost) {
   if (!world_->blocking_calls_need_peer()) GTEST_SKIP() << GetParam().name << " has a virtual clock and one thread";
   listener()->wake();
-  const Deadline deadline = Deadline::after_ms(20'000);
-  listener()->wait(60'000'000'000);
+  const Deadline deadline = Deadline::after_ms(patience_ms());
+  listener()->wait(3 * patience_ms() * 1'000'000);
   EXPECT_FALSE(deadline.expired()) << "a wake() before the wait() was lost";
   std::thread waker([&] { listener()->wake(); });
-  listener()->wait(60'000'000'000);
+  listener()->wait(3 * patience_ms() * 1'000'000);
   waker.join();
   EXPECT_FALSE(deadline.expired());
 }
@@ -132,7 +132,7 @@ TEST_P(Connection, WakeEndsAWaitAndIsNotLost) {
 TEST_P(Connection, NoWakeUpIsLost) {
   if (!world_->blocking_calls_need_peer()) GTEST_SKIP() << GetParam().name << " has a virtual clock and one thread";
   constexpr uint32_t kRounds = 5'000;
-  const Deadline deadline = Deadline::after_ms(60'000);
+  const Deadline deadline = Deadline::after_ms(3 * patience_ms());
   const auto play = [&](Side& side, bool begins) {
     uint32_t turn = 0;
     if (begins) {
@@ -151,7 +151,7 @@ TEST_P(Connection, NoWakeUpIsLost) {
           EXPECT_TRUE(side->send(endpoint(side), message, begins ? turn : turn - 1, options()).ok());
         }
       }
-      if (turn < kRounds && !side.poll()) side->wait(60'000'000'000);
+      if (turn < kRounds && !side.poll()) side->wait(3 * patience_ms() * 1'000'000);
     }
     EXPECT_EQ(turn, kRounds);
   };

@@ -25,7 +25,7 @@ class Failure : public ConformanceTest {
   // is last.
   std::map<Errc, uint64_t> until_disconnected(Side& side, EndpointId end, Side* also = nullptr) {
     std::map<Errc, uint64_t> results;
-    const Deadline deadline = Deadline::after_ms(20'000);
+    const Deadline deadline = Deadline::after_ms(patience_ms());
     bool ended = false;
     while (!ended && !deadline.expired()) {
       if (!side.poll()) world_->idle();
@@ -134,9 +134,9 @@ TEST_P(Killed, AnIdlePeerThatDiesIsNoticed) {
 TEST_P(Killed, ASleepingListenerNoticesToo) {
   SKIP_IN_ONE_PROCESS();
   kill_peer(start("idle"));
-  const Deadline deadline = Deadline::after_ms(20'000);
+  const Deadline deadline = Deadline::after_ms(patience_ms());
   while (listener().inbox().empty() && !deadline.expired()) {
-    if (!listener().poll()) listener()->wait(20'000'000'000);
+    if (!listener().poll()) listener()->wait(patience_ms() * 1'000'000);
   }
   ASSERT_FALSE(listener().inbox().empty());
   EXPECT_EQ(listener().inbox()[0].opcode, Opcode::kDisconnected);

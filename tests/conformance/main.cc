@@ -11,6 +11,7 @@ const std::vector<Backend>& backends() {
   static const std::vector<Backend> all = [] {
     std::vector<Backend> made = {shm_backend(), fake_backend(), fake_unruly_backend()};
     for (Backend& backend : ucx_backends()) made.push_back(std::move(backend));
+    for (Backend& backend : verbs_backends()) made.push_back(std::move(backend));
     return made;
   }();
   return all;

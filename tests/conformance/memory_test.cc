@@ -10,7 +10,7 @@ namespace {
 class Memory : public ConformanceTest {
  protected:
   Result<Region> allocate(Side& side, size_t size) {
-    return blocking(side, [&] { return side->allocate(endpoint(side), size, world_->after_ms(20'000)); });
+    return blocking(side, [&] { return side->allocate(endpoint(side), size, world_->after_ms(patience_ms())); });
   }
   Result<RemoteRegion> import(Side& side, const RemoteKey& key) {
     return blocking(side, [&] { return side->import_region(endpoint(side), key); });
@@ -177,9 +177,9 @@ TEST_P(Memory, HandedOverMemoryIsTheTakersAlone) {
       ASSERT_TRUE(region.ok()) << region.status().to_string();
       EXPECT_TRUE(all_zero({region->data, size}));
       std::memset(region->data, 0x5a, size);
-      Result<RemoteKey> key = giver->transport().hand_over(region->key, size, world_->after_ms(20'000));
+      Result<RemoteKey> key = giver->transport().hand_over(region->key, size, world_->after_ms(patience_ms()));
       ASSERT_TRUE(key.ok()) << key.status().to_string();
-      EXPECT_EQ(giver->transport().hand_over(region->key, size, world_->after_ms(20'000)).code(), Errc::kStale);
+      EXPECT_EQ(giver->transport().hand_over(region->key, size, world_->after_ms(patience_ms())).code(), Errc::kStale);
       EXPECT_EQ(giver->transport().release(region->key).code(), Errc::kStale);
       Buffer word = make_buffer(8, 1);
       ASSERT_TRUE((*giver)->send(endpoint(*giver), word, 0, options()).ok());
@@ -200,11 +200,11 @@ TEST_P(Memory, HandedOverMemoryIsTheTakersAlone) {
 TEST_P(Memory, OnlyPreparedMemoryIsHandedOver) {
   Result<Region> shared = allocate(client(), 4096);
   ASSERT_TRUE(shared.ok());
-  EXPECT_EQ(client()->hand_over(shared->key, 4096, world_->after_ms(20'000)).code(), Errc::kInvalidArgument);
+  EXPECT_EQ(client()->hand_over(shared->key, 4096, world_->after_ms(patience_ms())).code(), Errc::kInvalidArgument);
   Result<Region> region = client()->prepare(client_end_, 4096);
   ASSERT_TRUE(region.ok());
-  EXPECT_EQ(client()->hand_over(region->key, 0, world_->after_ms(20'000)).code(), Errc::kInvalidArgument);
-  EXPECT_EQ(client()->hand_over(region->key, 4097, world_->after_ms(20'000)).code(), Errc::kInvalidArgument);
+  EXPECT_EQ(client()->hand_over(region->key, 0, world_->after_ms(patience_ms())).code(), Errc::kInvalidArgument);
+  EXPECT_EQ(client()->hand_over(region->key, 4097, world_->after_ms(patience_ms())).code(), Errc::kInvalidArgument);
   EXPECT_TRUE(client()->release(region->key).ok());
   EXPECT_EQ(client()->prepare(client_end_, 0).code(), Errc::kInvalidArgument);
   EXPECT_EQ(client()->prepare(client_end_, SIZE_MAX).code(), Errc::kInvalidArgument);
@@ -220,14 +220,14 @@ TEST_P(Memory, MemoryThatWasNotHandedOverCannotBeTaken) {
 TEST_P(Memory, HandingOverBeyondTheQuotaIsSaidToTheTaker) {
   Result<Region> region = client()->prepare(client_end_, kQuotaBytes + 4096);
   ASSERT_TRUE(region.ok()) << region.status().to_string();
-  Result<RemoteKey> key = client()->hand_over(region->key, kQuotaBytes + 4096, world_->after_ms(20'000));
+  Result<RemoteKey> key = client()->hand_over(region->key, kQuotaBytes + 4096, world_->after_ms(patience_ms()));
   ASSERT_TRUE(key.ok());
   EXPECT_EQ(take_after_message(*key).code(), Errc::kQuotaExceeded);
   // What was taken counts no more.
   for (int i = 0; i < 3; ++i) {
     Result<Region> most = client()->prepare(client_end_, kQuotaBytes);
     ASSERT_TRUE(most.ok());
-    key = client()->hand_over(most->key, kQuotaBytes, world_->after_ms(20'000));
+    key = client()->hand_over(most->key, kQuotaBytes, world_->after_ms(patience_ms()));
     ASSERT_TRUE(key.ok());
     EXPECT_TRUE(take_after_message(*key).ok()) << i;
   }
@@ -239,7 +239,7 @@ TEST_P(Memory, TakenMemoryOutlivesEverything) {
     Result<Region> region = client()->prepare(client_end_, 5000);
     ASSERT_TRUE(region.ok());
     std::memset(region->data, 0x33, region->size);
-    Result<RemoteKey> key = client()->hand_over(region->key, 5000, world_->after_ms(20'000));
+    Result<RemoteKey> key = client()->hand_over(region->key, 5000, world_->after_ms(patience_ms()));
     ASSERT_TRUE(key.ok());
     Result<Taken> taken = take_after_message(*key);
     ASSERT_TRUE(taken.ok()) << taken.status().to_string();

@@ -35,10 +35,10 @@ int peer_main(int, char** argv) {
   }
   if (transport == nullptr) return 2;
   const std::string role = argv[4];
-  Result<EndpointId> endpoint = transport->connect(argv[3], as_bytes(role), Deadline::after_ms(20'000));
+  Result<EndpointId> endpoint = transport->connect(argv[3], as_bytes(role), Deadline::after_ms(patience_ms()));
   if (!endpoint.ok()) return 3;
   if (role == "owner") {
-    Result<Region> region = transport->allocate(*endpoint, 1 << 20, Deadline::after_ms(20'000));
+    Result<Region> region = transport->allocate(*endpoint, 1 << 20, Deadline::after_ms(patience_ms()));
     if (!region.ok()) return 4;
     Buffer key = make_buffer(sizeof(RemoteKey), 0);
     std::memcpy(key.data(), region->remote.bytes.data(), sizeof(RemoteKey));

@@ -1,5 +1,8 @@
 #include "tests/conformance/world.h"
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -7,6 +10,8 @@
 #include <cstdlib>
 #include <random>
 #include <thread>
+
+#include "datapath/base/file_descriptor.h"
 
 namespace genie::datapath::conformance {
 
@@ -20,11 +25,30 @@ std::byte pattern(uint32_t seed, size_t offset) {
 
 }  // namespace
 
+uint64_t patience_ms() {
+  static const uint64_t patience = [] {
+    const char* factor = std::getenv("GENIE_TEST_PATIENCE");
+    return 20'000 * std::max(1UL, factor != nullptr ? std::strtoul(factor, nullptr, 10) : 1UL);
+  }();
+  return patience;
+}
+
 uint32_t test_seed() {
   const char* given = std::getenv("GENIE_TEST_SEED");
   const auto seed = given != nullptr ? static_cast<uint32_t>(std::strtoul(given, nullptr, 10)) : std::random_device{}();
   std::printf("seed %u (GENIE_TEST_SEED=%u repeats this load)\n", seed, seed);
   return seed;
+}
+
+std::string free_tcp_address() {
+  const FileDescriptor probe(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  EXPECT_EQ(::bind(probe.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+  EXPECT_EQ(::getsockname(probe.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+  return "tcp://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
 }
 
 Buffer make_buffer(size_t size, uint32_t seed) {
@@ -80,14 +104,15 @@ void ConformanceTest::SetUp() {
 void ConformanceTest::TearDown() { world_.reset(); }
 
 PostOptions ConformanceTest::options(TransferClass transfer_class, uint64_t user_data) const {
-  return PostOptions{.transfer_class = transfer_class, .deadline = world_->after_ms(30'000), .user_data = user_data};
+  return PostOptions{
+      .transfer_class = transfer_class, .deadline = world_->after_ms(patience_ms() * 3 / 2), .user_data = user_data};
 }
 
 Status ConformanceTest::connect(Side& side, EndpointId& client_end, EndpointId& listener_end, std::string_view token) {
   const std::string address = listener()->address();
   Result<EndpointId> made = [&] {
     const PumpGuard pump(*this, listener());
-    return side->connect(address, as_bytes(token), world_->after_ms(20'000));
+    return side->connect(address, as_bytes(token), world_->after_ms(patience_ms()));
   }();
   if (!made.ok()) return made.status();
   client_end = *made;
@@ -97,7 +122,7 @@ Status ConformanceTest::connect(Side& side, EndpointId& client_end, EndpointId& 
 }
 
 bool ConformanceTest::run_until(const std::function<bool()>& done) {
-  const Deadline deadline = Deadline::after_ms(20'000);
+  const Deadline deadline = Deadline::after_ms(patience_ms());
   while (!done()) {
     const bool moved = listener().poll() | client().poll();
     if (moved) continue;
@@ -116,7 +141,7 @@ Completion ConformanceTest::await(Side& side, const Wanted& wanted) {
     side.inbox().erase(at);
     return true;
   });
-  EXPECT_TRUE(came) << "no such completion within 20 s";
+  EXPECT_TRUE(came) << "no such completion within " << patience_ms() << " ms";
   return found;
 }
 
@@ -127,7 +152,7 @@ Completion ConformanceTest::await(Side& side, Opcode opcode) {
 ConformanceTest::SharedPair ConformanceTest::share(Side& owner, size_t size) {
   SharedPair pair;
   Result<Region> region =
-      blocking(owner, [&] { return owner->allocate(endpoint(owner), size, world_->after_ms(20'000)); });
+      blocking(owner, [&] { return owner->allocate(endpoint(owner), size, world_->after_ms(patience_ms())); });
   EXPECT_TRUE(region.ok()) << region.status().to_string();
   if (!region.ok()) return pair;
   pair.region = *region;

@@ -77,6 +77,7 @@ inline void PrintTo(const Backend& backend, std::ostream* out) { *out << backend
 
 Backend shm_backend();
 std::vector<Backend> ucx_backends();  // none where UCX is not compiled in
+std::vector<Backend> verbs_backends();
 Backend fake_backend();
 Backend fake_unruly_backend();
 const std::vector<Backend>& backends();
@@ -101,8 +102,8 @@ class ConformanceTest : public testing::TestWithParam<Backend> {
     return call();
   }
 
-  // Polls both sides until `side` has reported a completion that `wanted` accepts; takes it out. Fails the test after
-  // 20 seconds without one.
+  // Polls both sides until `side` has reported a completion that `wanted` accepts; takes it out. Fails the test when
+  // patience_ms() pass without one.
   using Wanted = std::function<bool(const Completion&)>;
   Completion await(Side& side, const Wanted& wanted);
   Completion await(Side& side, Opcode opcode);
@@ -134,8 +135,14 @@ class ConformanceTest : public testing::TestWithParam<Backend> {
   };
 };
 
+// For how long a test waits for what must come: 20 s, times $GENIE_TEST_PATIENCE (an emulated machine is slow).
+uint64_t patience_ms();
+
 // For random loads: $GENIE_TEST_SEED, or a new seed; printed, so that a failed run can be repeated.
 uint32_t test_seed();
+
+// Of this machine, with a port that nobody uses now.
+std::string free_tcp_address();
 
 Buffer make_buffer(size_t size, uint32_t seed);
 // Whether bytes are what make_buffer(size, seed) holds.

@@ -136,7 +136,7 @@ TEST(Failure, ABadLineOfTheConfiguration) {
             ":3: listen: 'http://y' is wrong; allowed: unix:/path.sock, tcp://host:port\n");
   EXPECT_EQ(run("memory_quota: lots\n").find(":1: memory_quota: 'lots' is wrong"), 0U);
   EXPECT_EQ(run("listen: unix:/tmp/x\n transport: {\n").find(":"), 0U);
-  EXPECT_EQ(run("transport: verbs\n").find(":1: transport: transport 'verbs' is not compiled in: use shm"), 0U);
+  EXPECT_EQ(run("transport: dpdk\n").find(":1: transport: transport 'dpdk' is not compiled in: use shm"), 0U);
   EXPECT_EQ(run("device: cuda:0\n").find(":1: device: 'cuda:0' is not compiled into this node"), 0U);
 }
 
