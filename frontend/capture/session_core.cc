@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 
 #include "datapath/base/clock.h"
 #include "datapath/base/log.h"
@@ -224,8 +225,9 @@ class Flush {
 
   std::shared_ptr<session::Ticket> run(FlushReason reason, const Wanted& wanted) {
     const uint64_t began_ns = is_timing() ? now_ns() : 0;
-    const bool any = builder_.build(stream_.open);
-    core_.counters_.pruned.fetch_add(builder_.pruned(), std::memory_order_relaxed);
+    plan_ = &core_.builder_.plan(stream_.open);
+    const bool any = !plan_->empty();
+    core_.counters_.pruned.fetch_add(plan_->pruned, std::memory_order_relaxed);
     if (!stream_.open.records.empty()) {
       core_.counters_.flushes[static_cast<size_t>(reason)].fetch_add(1, std::memory_order_relaxed);
     }
@@ -274,7 +276,7 @@ class Flush {
       StorageState* state = upload.state.get();
       const uint64_t place = state->place.load(std::memory_order_relaxed);
       const bool placed = static_cast<uint32_t>(place >> 32) == stream_.open.number;
-      const bool used = !placed || builder_.slot_is_live(static_cast<uint32_t>(place));
+      const bool used = !placed || plan_->slot_used[static_cast<uint32_t>(place)];
       if (!used && state->handle_gone.load(std::memory_order_acquire)) {
         state->on_node = false;
         continue;
@@ -291,32 +293,50 @@ class Flush {
 
   Status bind_template() {
     TemplateCache& known = core_.templates_;
-    const KnownTemplate* found = known.find(builder_.key());
+    const KnownTemplate* found = known.find(plan_->key);
     if (found == nullptr) {
       core_.counters_.template_misses.fetch_add(1, std::memory_order_relaxed);
-      const auto serialized = builder_.serialize(stream_.open);
+      const auto serialized = core_.builder_.serialize(stream_.open, *plan_);
       const std::vector<uint64_t>& forgotten = known.make_room(serialized.size());
       GENIE_TRY(core_.await_unused(forgotten));
       const auto registered = core_.link_->register_template(serialized, forgotten);
       GENIE_TRY(registered.status());
       core_.counters_.templates_forgotten.store(known.forgotten(), std::memory_order_relaxed);
-      found = known.insert(builder_.key(), {*registered, builder_.params(), serialized.size()});
+      found = known.insert(plan_->key, {*registered, plan_->numbers_of(stream_.open), serialized.size()});
     } else {
       core_.counters_.template_hits.fetch_add(1, std::memory_order_relaxed);
     }
     submission_.template_id = flight_.template_id = found->id;
-    const auto& defaults = found->defaults;
-    const auto& params = builder_.params();
-    for (uint32_t i = 0; i < params.size(); ++i) {
-      if (params[i] == defaults[i]) continue;
-      submission_.param_index.push_back(i);
-      submission_.param_value.push_back(params[i]);
+    uint32_t at = 0;
+    for (const FragmentPlan::Range& range : plan_->params) {
+      send_changes({stream_.open.params.data() + range.begin, range.end - range.begin}, found->defaults.data() + at,
+                   at);
+      at += range.end - range.begin;
     }
     return {};
   }
 
+  // The numbers that differ from the template's, of which `first` is the number of the first. Most are the same: they are
+  // compared several at a time.
+  void send_changes(std::span<const int64_t> numbers, const int64_t* defaults, uint32_t first) {
+    constexpr size_t kBlock = 8;
+    for (size_t begin = 0; begin < numbers.size(); begin += kBlock) {
+      const size_t end = std::min(begin + kBlock, numbers.size());
+      int64_t differ = 0;
+      for (size_t i = begin; i < end; ++i) differ |= numbers[i] ^ defaults[i];
+      if (differ == 0) [[likely]]
+        continue;
+      for (size_t i = begin; i < end; ++i) {
+        if (numbers[i] == defaults[i]) continue;
+        submission_.param_index.push_back(first + static_cast<uint32_t>(i));
+        submission_.param_value.push_back(numbers[i]);
+      }
+    }
+  }
+
   void bind_slots() {
-    for (const auto& bound : builder_.bound()) {
+    submission_.slots.reserve(plan_->bound.size());
+    for (const auto& bound : plan_->bound) {
       StorageState* state = stream_.open.slots[bound.segment_slot].state;
       session::SlotBinding binding;
       binding.id = state->id;
@@ -328,15 +348,15 @@ class Flush {
       if (bound.created) state->on_node = true;
       if (bound.written) flight_.writes.push_back({bound.last_writer, StateRef(state)});
     }
-    for (const uint32_t record : builder_.live_records()) {
-      if (!stream_.open.sources.empty()) flight_.sources.push_back(stream_.open.source_of(record));
-      stream_.open.records[record].op->executed.fetch_add(1, std::memory_order_relaxed);
-    }
+    for (const auto& [op, captured, executed] : plan_->counts)
+      op->executed.fetch_add(executed, std::memory_order_relaxed);
+    if (stream_.open.sources.empty()) return;
+    for (const uint32_t record : plan_->live) flight_.sources.push_back(stream_.open.source_of(record));
   }
 
   void poison_all(const Status& why) {
     auto shared = std::make_shared<const Status>(why);
-    for (const auto& bound : builder_.bound()) {
+    for (const auto& bound : plan_->bound) {
       if (bound.written) poison(*stream_.open.slots[bound.segment_slot].state, shared);
     }
     for (const StateRef& upload : sent_) poison(*upload.get(), shared);
@@ -347,24 +367,27 @@ class Flush {
     if (stream_.journal != nullptr) stream_.journal->collect(stream_);
     const uint32_t number = stream_.open.number;
     for (const SlotEntry& slot : stream_.open.slots) {
-      uint32_t expected = number;
-      slot.state->writer.compare_exchange_strong(expected, 0, std::memory_order_acq_rel);
-      expected = number;
-      slot.state->reader.compare_exchange_strong(expected, 0, std::memory_order_acq_rel);
+      forget(slot.state->writer, number);
+      forget(slot.state->reader, number);
       slot.state->release();
     }
-    for (const RecordEntry& record : stream_.open.records) {
-      if (!record.op->bookkeeping) record.op->captured.fetch_add(1, std::memory_order_relaxed);
-    }
+    for (const auto& [op, captured, executed] : plan_->counts)
+      op->captured.fetch_add(captured, std::memory_order_relaxed);
     stream_.open.generators.clear();
     stream_.shared_slots.clear();
     std::swap(stream_.last, stream_.open);
     stream_.begin_segment();
   }
 
+  // Unless another segment has taken its place.
+  static void forget(std::atomic<uint32_t>& segment, uint32_t number) {
+    if (segment.load(std::memory_order_relaxed) != number) return;
+    segment.compare_exchange_strong(number, 0, std::memory_order_acq_rel);
+  }
+
   // Among the operators that are sent, evenly. The segment is closed.
   void share_time(uint64_t ns) {
-    const auto& sent = builder_.live_records();
+    const auto& sent = plan_->live;
     for (size_t i = 0; i < sent.size(); ++i) {
       const uint64_t share = ns * (i + 1) / sent.size() - ns * i / sent.size();
       stream_.last.records[sent[i]].op->times.add(Phase::kPlan, share);
@@ -373,7 +396,7 @@ class Flush {
 
   SessionCore& core_;
   Stream& stream_;
-  FragmentBuilder& builder_ = core_.builder_;
+  const FragmentPlan* plan_ = nullptr;  // nobody else plans while this flush holds the lock
   session::Submission submission_;
   InFlight flight_;
   std::vector<StateRef> sent_;  // uploads that the submission carries
