@@ -27,13 +27,14 @@ Registry& registry() {
 
 thread_local int tls_device = 0;
 
-// Indices that no open session serves, in a row; -1 when there are none. Those of closed sessions are used again.
+// Indices that no open session serves, in a row; -1 when there are none. Those of closed sessions are used again, and of those
+// whose node has gone: a program that connects again goes on with the indices that it had.
 int free_range(const Registry& all, int count) {
   for (int first = 0; first + count <= kMaxDevices; ++first) {
     int free = 0;
     while (free < count) {
       const SessionCore* core = all.by_index[static_cast<size_t>(first + free)].load(std::memory_order_acquire);
-      if (core != nullptr && !core->closed()) break;
+      if (core != nullptr && !core->closed() && !core->lost()) break;
       ++free;
     }
     if (free == count) return first;
@@ -57,8 +58,10 @@ Result<std::shared_ptr<SessionCore>> connect_locked(Registry& all, std::string_v
   }
   (*made)->set_devices(first, count);
   all.cores.push_back(*made);
-  for (int i = first; i < first + count; ++i)
-    all.by_index[static_cast<size_t>(i)].store(made->get(), std::memory_order_release);
+  for (int i = first; i < first + count; ++i) {
+    SessionCore* before = all.by_index[static_cast<size_t>(i)].exchange(made->get(), std::memory_order_acq_rel);
+    if (before != nullptr) before->close();
+  }
   return made;
 }
 

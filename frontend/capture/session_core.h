@@ -116,6 +116,8 @@ class SessionCore {
 
   void storage_gone(StorageState* state) noexcept;
   void close();
+  // Its node has gone.
+  bool lost() const { return !link_->check().ok(); }
   bool closed() const { return closed_.load(std::memory_order_acquire); }
 
   // Why a submission that was waited for failed; with the line that captured what failed, where it is known.

@@ -158,6 +158,8 @@ class Link {
   virtual Status wait(Ticket& ticket) = 0;
   // Makes progress without blocking: tickets become done.
   virtual void poll() = 0;
+  // Why nothing can be submitted any more; OK while the node is there, as far as can be seen without blocking.
+  virtual Status check() = 0;
 
   virtual LinkCounters counters() const = 0;
   // Ends the session on the node; pending tickets end with kCancelled. Idempotent; the destructor calls it.

@@ -336,6 +336,15 @@ void RemoteCore::poll() {
   mutex_.unlock();
 }
 
+Status RemoteCore::check() {
+  const std::lock_guard lock(mutex_);
+  if (failure_.ok()) {
+    transport_->wait(0);  // hang-ups that a poll would see later
+    (void)poll_locked();
+  }
+  return failure_;
+}
+
 LinkCounters RemoteCore::counters() const {
   const auto value = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
   LinkCounters out;

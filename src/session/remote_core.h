@@ -124,6 +124,8 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   // Ends every pending ticket with `why` and hangs up. The first reason stays.
   void end(const Status& why);
   Status failure() const;
+  // Looks whether the node is still there, without blocking.
+  Status check();
   LinkCounters counters() const;
   void count_template() noexcept { add(templates_registered_, 1); }
 

@@ -52,6 +52,7 @@ class RemoteLink final : public Link {
     return core_->wait(*remote);
   }
   void poll() override { core_->poll(); }
+  Status check() override { return core_->check(); }
   LinkCounters counters() const override { return core_->counters(); }
 
   void close() override {

@@ -286,6 +286,15 @@ TEST_F(SessionTest, AKilledNodeEndsPendingWork) {
     EXPECT_NE(std::string(error.what()).find("node"), std::string::npos) << error.what();
   }
   EXPECT_THROW((void)(x + 1).cpu(), genie::Error);
+
+  // Who follows the error finds the device where it was, although the old session has not been closed.
+  const genie::Session old = *session;
+  const torch::Device lost = device();
+  start({});
+  EXPECT_EQ(device(), lost);
+  EXPECT_EQ((torch::ones({3}, lost) * 2).sum().item<float>(), 6.0F);
+  EXPECT_THROW((void)(x + 1).cpu(), genie::Error);
+  EXPECT_THROW(old.synchronize(), genie::Error);
 }
 
 }  // namespace

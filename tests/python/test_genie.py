@@ -200,6 +200,26 @@ def test_time_is_split_by_operator(device):
     assert "aten::cos" in str(genie.stats())
 
 
+def test_the_fast_path_of_a_transformer_is_the_cpus(device):
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+    encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    remote = copy.deepcopy(encoder).to(device)
+    x = torch.randn(2, 16, 64)
+    with torch.no_grad():
+        assert torch.equal(remote(x.to(device)).cpu(), encoder(x))
+        before = genie.stats().captured_by_op.get("aten::_transformer_encoder_layer_fwd", 0)
+        scripted = torch.jit.script(encoder)
+        assert torch.equal(torch.jit.script(remote)(x.to(device)).cpu(), scripted(x))
+        assert genie.stats().captured_by_op["aten::_transformer_encoder_layer_fwd"] == before + 2
+
+
+def test_tensors_and_modules_move_by_name(device):
+    x = torch.ones(3)
+    assert x.remote_accelerator().device == device and x.remote_accelerator().is_remote_accelerator
+    assert torch.nn.Linear(2, 2).remote_accelerator().weight.device == device
+
+
 def test_an_import_alone_connects_to_nothing():
     program = textwrap.dedent("""
         import genie, torch

@@ -155,6 +155,9 @@ def register():
     torch.UntypedStorage.clone = _clone_on_the_device(torch.UntypedStorage.clone)
     torch.UntypedStorage.data_ptr = _without_address(torch.UntypedStorage.data_ptr)
     torch.Tensor.__reduce_ex__ = _pickle_by_value(torch.Tensor.__reduce_ex__)
+    # The library has named the device; Python's side of PyTorch keeps the name once more, and chooses fast paths by it.
+    torch.utils.rename_privateuse1_backend(_NAME)
     if getattr(torch, _NAME, None) is None:
         torch._register_device_module(_NAME, sys.modules[__name__])
+        torch.utils.generate_methods_for_privateuse1_backend()  # x.remote_accelerator(), module.remote_accelerator(), ...
     assert isinstance(getattr(torch, _NAME), types.ModuleType)
