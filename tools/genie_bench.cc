@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <string_view>
@@ -11,6 +12,9 @@
 
 #include "bench/benches.h"
 #include "bench/e2e/model_names.h"
+#include "bench/harness/plot.h"
+#include "bench/transfer/end.h"
+#include "bench/transfer/sizes.h"
 
 namespace {
 
@@ -44,6 +48,31 @@ void add_model_option(CLI::App& command, genie::bench::Options& options) {
   command.add_option("--model", options.models, "only this model's rows; may be repeated")->check(CLI::IsMember(names));
 }
 
+void add_transfer_options(CLI::App& command, genie::bench::Options& options) {
+  command.add_option("--transport", options.transports, "only over this transport; may be repeated")
+      ->check(CLI::IsMember({"shm", "ucx", "verbs"}));
+  command.add_option("--op", options.ops, "only this operation; may be repeated")
+      ->check(CLI::IsMember({"write", "read", "send"}));
+  command.add_option_function<std::string>(
+      "--sizes",
+      [&options](const std::string& text) {
+        options.sizes = genie::bench::parse_sizes(text);
+        if (options.sizes.empty())
+          throw CLI::ValidationError("--sizes", "'" + text + "' is neither 8..1G nor 64,4K,1M");
+      },
+      "bytes of one transfer: 8..1G (each eight times the one before) or 64,4K,1M");
+}
+
+// Beside the JSON, where rows go over sizes.
+bool write_plot(const Harness& harness, const std::string& json_path) {
+  const std::string plot = genie::bench::plot_svg(harness.report());
+  if (plot.empty()) return true;
+  std::ofstream file(std::filesystem::path(json_path).replace_extension(".svg"));
+  file << plot;
+  file.close();
+  return bool(file);
+}
+
 int run(const std::string& name, const genie::bench::Options& options, const std::string& json_path) {
   const Registration* bench = Registration::find(name);
   if (bench == nullptr) {
@@ -68,7 +97,7 @@ int run(const std::string& name, const genie::bench::Options& options, const std
   if (json.is_open()) {
     json << harness.report().dump(2) << '\n';
     json.close();
-    if (!json) {
+    if (!json || !write_plot(harness, json_path)) {
       std::fprintf(stderr, "genie-bench: writing %s failed\n", json_path.c_str());
       return kExitFailed;
     }
@@ -84,6 +113,10 @@ int run(const std::string& name, const genie::bench::Options& options, const std
 }  // namespace
 
 int main(int argc, char** argv) {
+  // The other process of a bench between two.
+  if (argc > 1 && std::string_view(argv[1]) == "transfer-partner") {
+    return genie::bench::run_transfer_partner(argc - 2, argv + 2);
+  }
   CLI::App app("Measures Genie beside its peers, alternately in the same run. ratio = ours / peer's.", "genie-bench");
   app.require_subcommand(1);
   genie::bench::Options options;
@@ -91,10 +124,12 @@ int main(int argc, char** argv) {
   std::string json_path;
   for (const Subcommand& subcommand : kSubcommands) {
     CLI::App* command = app.add_subcommand(subcommand.name, subcommand.what);
-    command->add_option("--json", json_path, "write the rows to this file");
+    command->add_option("--json", json_path,
+                        "write the rows to this file, and plots of those over sizes beside it (.svg)");
     command->add_flag("--quick", options.quick, "the same rows in under a minute");
     command->add_option("--filter", options.filter, "only rows whose \"name key=value ...\" contains this text");
     if (std::string_view(subcommand.name) == "e2e") add_model_option(*command, options);
+    if (std::string_view(subcommand.name) == "transfer") add_transfer_options(*command, options);
   }
   try {
     app.parse(argc, argv);

@@ -113,6 +113,7 @@ void Harness::add(const RowSpec& spec, const Samples& ours, size_t runs, const R
               {"unit", spec.unit},
               {"median", median},
               {"p99", ours.quantile(0.99)},
+              {"p999", ours.quantile(0.999)},
               {"runs", runs},
               {"samples", ours.size()},
               {"peer", peer != nullptr ? Json(peer->name) : Json(nullptr)},
@@ -129,20 +130,20 @@ void Harness::add(const RowSpec& spec, const Samples& ours, size_t runs, const R
 
 void Harness::print(const Json& row) {
   if (options_.table == nullptr) return;
-  constexpr const char* kFormat = "%-24s %-36s %9s %11s %11s  %-28s %11s %8s %7s %4s\n";
+  constexpr const char* kFormat = "%-24s %-36s %9s %11s %11s %11s  %-28s %11s %8s %7s %4s\n";
   if (rows_.empty()) {
-    std::fprintf(options_.table, kFormat, "row", "params", "unit", "median", "p99", "peer", "its median", "ratio",
-                 "target", "met");
+    std::fprintf(options_.table, kFormat, "row", "params", "unit", "median", "p99", "p99.9", "peer", "its median",
+                 "ratio", "target", "met");
   }
   const Json& met = row["met"];
-  std::fprintf(options_.table, kFormat, row["name"].get<std::string>().c_str(), params_text(row["params"]).c_str(),
-               row["unit"].get<std::string>().c_str(), number_text(row["median"]).c_str(),
-               number_text(row["p99"]).c_str(), row["peer"].is_null() ? "-" : row["peer"].get<std::string>().c_str(),
-               number_text(row["peer_median"]).c_str(), number_text(row["ratio"]).c_str(),
-               number_text(row["target"]).c_str(),
-               met.is_null()     ? "-"
-               : met.get<bool>() ? "yes"
-                                 : "NO");
+  std::fprintf(
+      options_.table, kFormat, row["name"].get<std::string>().c_str(), params_text(row["params"]).c_str(),
+      row["unit"].get<std::string>().c_str(), number_text(row["median"]).c_str(), number_text(row["p99"]).c_str(),
+      number_text(row["p999"]).c_str(), row["peer"].is_null() ? "-" : row["peer"].get<std::string>().c_str(),
+      number_text(row["peer_median"]).c_str(), number_text(row["ratio"]).c_str(), number_text(row["target"]).c_str(),
+      met.is_null()     ? "-"
+      : met.get<bool>() ? "yes"
+                        : "NO");
   std::fflush(options_.table);
 }
 

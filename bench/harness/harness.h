@@ -59,7 +59,11 @@ struct Options {
   bool quick = false;
   std::string filter;               // only rows whose "name params" contains it
   std::vector<std::string> models;  // only rows whose params.model is one of these; none: all rows
-  std::FILE* table = nullptr;       // where rows and notes are printed; null: nowhere
+  // Of transfer alone; none: all of them.
+  std::vector<std::string> transports;
+  std::vector<std::string> ops;
+  std::vector<uint64_t> sizes;
+  std::FILE* table = nullptr;  // where rows and notes are printed; null: nowhere
 };
 
 class Harness;
@@ -125,6 +129,7 @@ class Harness {
   Harness(std::string bench, Options options);
 
   bool quick() const noexcept { return options_.quick; }
+  const Options& options() const noexcept { return options_; }
   // The size of a run, by mode.
   template <class Value>
   Value full_or_quick(Value full, Value quick) const {

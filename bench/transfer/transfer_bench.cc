@@ -1,295 +1,255 @@
-// genie-bench transfer: the shared-memory transport beside memcpy (bandwidth) and beside a unix socket (latency, rate).
+// genie-bench transfer: bytes between two processes on this machine, over each transport.
 //
-// Bandwidth: one thread writes into a region that the other end allocated; the peer is memcpy between the same buffers. An
-// operation's fixed cost shows below 64 KiB, where there is no target. Latency and rate: two threads, each on a core of
-// its own, messages one way and back, or one way; the peer is a SOCK_SEQPACKET socket pair. Polling is busy, or sleeps
-// whenever there is nothing to do, without the spinning that an adaptive poller does first.
-#include <sys/socket.h>
-#include <unistd.h>
+// The measuring process and its partner each have a core; both poll without sleep, but for cpu_per_byte. Peers: for
+// network transports the programs of their libraries (outside_peers.h), run alternately over the same path; for shared
+// memory memcpy between the same buffers, and a unix socket between the same processes for messages. An operation's
+// fixed cost shows below 64 KiB, where bandwidth has no target.
+#include <sched.h>
 
 #include <algorithm>
-#include <array>
-#include <atomic>
+#include <cstdlib>
 #include <cstring>
-#include <filesystem>
-#include <functional>
 #include <optional>
-#include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "bench/benches.h"
 #include "bench/harness/threads.h"
-#include "datapath/base/file_descriptor.h"
-#include "datapath/memory/arena.h"
-#include "datapath/shm/shm_transport.h"
+#include "bench/transfer/outside_peers.h"
+#include "bench/transfer/partnership.h"
+#include "bench/transfer/sizes.h"
+#include "datapath/backends.h"
 
 namespace genie::bench {
 namespace {
 
-using namespace genie::datapath;
+constexpr size_t kKiB = size_t{1} << 10;
+constexpr size_t kMiB = size_t{1} << 20;
+constexpr const char* kDefaultSizes = "8..1G";
+// In flight at a time: small operations as a caller with many tensors posts them, large ones so that the next one is
+// there when one ends.
+constexpr size_t kSmallDepth = 64;
+constexpr size_t kLargeDepth = 4;
+constexpr size_t kDescriptors = 56;
 
-void check(const Status& status, const char* what) {
-  if (!status.ok()) throw std::runtime_error(std::string(what) + ": " + status.to_string());
-}
+size_t depth_of(size_t bytes) { return bytes <= 64 * kKiB ? kSmallDepth : kLargeDepth; }
 
-// A listener and a client in one process, connected.
-class Pair {
+class TransferRows {
  public:
-  Pair() {
-    const auto path = std::filesystem::temp_directory_path() / ("genie-bench-" + std::to_string(::getpid()) + ".sock");
-    check(listener->listen("unix:" + path.string()), "listen");
-    with_listener([&] {
-      Result<EndpointId> made = client->connect(listener->address(), {}, Deadline::after_ms(10'000));
-      check(made.status(), "connect");
-      client_end = *made;
-    });
-    std::array<Completion, 4> out;
-    while (!listener_end.valid()) {
-      if (listener->poll(out) != 0) listener_end = out[0].endpoint;
+  TransferRows(Harness& harness, std::string transport)
+      : harness_(harness), transport_(std::move(transport)), peer_(outside_peer(transport_)), both_(transport_) {
+    if (transport_ != "shm" && peer_.empty()) {
+      harness_.note(transport_ + ": its peer is not installed (Debian: ucx-utils, perftest); rows have none");
     }
   }
 
-  // A region of the client, mapped by the listener: where a node writes results.
-  RemoteRegion share(size_t size) {
-    with_listener([&] {
-      Result<Region> made = client->allocate(client_end, size, Deadline::after_ms(10'000));
-      check(made.status(), "allocate");
-      region = *made;
-    });
-    Result<RemoteRegion> remote = listener->import_region(listener_end, region.remote);
-    check(remote.status(), "import");
-    return *remote;
+  void measure(TransferOp op, size_t bytes) {
+    if (op == TransferOp::kSend && bytes > std::min(both_.max_send_bytes(), kMiB)) return;
+    if (bytes <= kEchoBytesMax && bytes % sizeof(uint64_t) == 0) latency(op, bytes);
+    if (bytes <= 4 * kKiB) message_rate(op, bytes);
+    if (bytes >= 4 * kKiB) bandwidth(op, bytes);
+    if (bytes >= 256 * kKiB && bytes <= 128 * kMiB) cpu_per_byte(op, bytes);
+    if (op == TransferOp::kWrite && (bytes == 64 || bytes == 4 * kKiB)) post_batch(bytes);
   }
-
-  void unshare(const RemoteRegion& remote) {
-    check(listener->drop_import(remote), "drop");
-    check(client->release(region.key), "release");
-    std::array<Completion, 4> out;
-    for (int i = 0; i < 1000; ++i) listener->poll(out);
-  }
-
-  std::unique_ptr<Transport> listener = make_shm_transport();
-  std::unique_ptr<Transport> client = make_shm_transport();
-  EndpointId listener_end;
-  EndpointId client_end;
-  Region region;
 
  private:
-  // Runs a blocking call of the client while the listener serves it.
-  template <class Call>
-  void with_listener(Call&& call) {
-    std::atomic<bool> done{false};
-    std::thread serving([&] {
-      std::array<Completion, 4> out;
-      while (!done.load()) {
-        if (listener->poll(out) != 0) listener_end = out[0].endpoint;
-        listener->wait(100'000);
-      }
-    });
-    try {
-      call();
-    } catch (...) {
-      done.store(true);
-      serving.join();
-      throw;
-    }
-    done.store(true);
-    serving.join();
-  }
-};
-
-// Bytes per run: enough to be measured, and several operations of the large sizes.
-size_t bytes_per_run(Harness& harness, size_t bytes) {
-  const size_t wanted = harness.full_or_quick<size_t>(size_t{64} << 20, size_t{8} << 20);
-  return std::max(bytes, bytes < 4096 ? wanted / 16 : wanted);
-}
-
-// Small operations are posted this many at a time, as a caller with more than one tensor would.
-constexpr size_t kDepth = 16;
-constexpr size_t kSmall = size_t{64} << 10;
-
-void run_bandwidth(Harness& harness) {
-  Pair pair;
-  for (size_t bytes = 64; bytes <= size_t{256} << 20; bytes *= 4) {
-    for (const bool writes : {true, false}) {
-      const std::optional<double> target = bytes < kSmall ? std::nullopt : std::optional(0.95);
-      const size_t depth = bytes <= kSmall ? kDepth : 1;
-      const Json params = {{"transport", "shm"}, {"op", writes ? "write" : "read"}, {"bytes", bytes}, {"depth", depth}};
-      if (!harness.wants("transfer.bandwidth", params)) continue;
-      const RemoteRegion remote = pair.share(bytes);
-      auto arena = Arena::make({.size_bytes = bytes, .hugepages = false});
-      check(arena.status(), "arena");
-      const std::span<std::byte> local = (*arena)->memory().subspan(0, bytes);
-      std::memset(local.data(), 1, local.size());
-      const size_t count = bytes_per_run(harness, bytes) / bytes;
-      const auto rate = [&](uint64_t begun) {
-        return static_cast<double>(bytes * count) / static_cast<double>(now_ns() - begun);
-      };
-      harness
-          .row({.name = "transfer.bandwidth",
-                .params = params,
-                .unit = "GB/s",
-                .better = Better::kHigher,
-                .target = target})
-          .ours([&] {
-            std::array<Completion, kDepth> out;
-            const uint64_t begun = now_ns();
-            const PostOptions options{.transfer_class = TransferClass::kBulk, .deadline = Deadline::after_ms(60'000)};
-            for (size_t i = 0; i < count; i += depth) {
-              for (size_t posted = 0; posted < depth; ++posted) {
-                Buffer buffer = Buffer::borrow(local);
-                check(writes ? pair.listener->write(pair.listener_end, buffer, remote, 0, options)
-                             : pair.listener->read(pair.listener_end, buffer, remote, 0, options),
-                      "post");
-              }
-              for (size_t ended = 0; ended < depth;) ended += pair.listener->poll(out);
-            }
-            return rate(begun);
-          })
-          .peer("memcpy",
-                [&] {
-                  std::byte* to = writes ? remote.mapped : local.data();
-                  const std::byte* from = writes ? local.data() : remote.mapped;
-                  const uint64_t begun = now_ns();
-                  for (size_t i = 0; i < count; ++i) {
-                    std::memcpy(to, from, bytes);
-                    asm volatile("" ::: "memory");
-                  }
-                  return rate(begun);
-                })
-          .measure();
-      pair.unshare(remote);
-    }
-  }
-}
-
-// One end of a conversation: sends a message, or waits for the next one.
-struct Talker {
-  std::function<void()> send;
-  std::function<void()> receive;
-};
-
-struct Conversation {
-  Talker first;
-  Talker second;
-};
-
-Conversation over_transport(Pair& pair, std::vector<std::byte>& bytes, bool sleeps) {
-  const auto talker = [&bytes, sleeps](Transport& side, EndpointId end) {
-    Talker made;
-    made.send = [&bytes, &side, end] {
-      std::array<Completion, 16> out;
-      const PostOptions options{.deadline = Deadline::after_ms(60'000)};
-      for (Buffer message = Buffer::borrow(bytes); side.send(end, message, 0, options).code() == Errc::kAgain;) {
-        side.poll(out);
-      }
-    };
-    made.receive = [&side, sleeps] {
-      std::array<Completion, 16> out;
-      for (;;) {
-        const size_t count = side.poll(std::span(out).first(1));
-        if (count == 1 && out[0].opcode == Opcode::kReceive) return;
-        if (count == 0 && sleeps) side.wait(1'000'000'000);
-      }
-    };
+  Json params(TransferOp op, size_t bytes) const {
+    Json made = {{"transport", transport_}, {"op", op_name(op)}, {"bytes", bytes}};
+    if (const char* tls = std::getenv("UCX_TLS"); transport_ == "ucx" && tls != nullptr) made["tls"] = tls;
     return made;
-  };
-  return {talker(*pair.listener, pair.listener_end), talker(*pair.client, pair.client_end)};
-}
-
-struct Sockets {
-  Sockets() {
-    std::array<int, 2> made;
-    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, made.data()) != 0)
-      throw std::runtime_error("socketpair");
-    first = FileDescriptor(made[0]);
-    second = FileDescriptor(made[1]);
   }
-  FileDescriptor first;
-  FileDescriptor second;
+  bool wants(const char* name, TransferOp op, size_t bytes) {
+    if (!harness_.wants(name, params(op, bytes))) return false;
+    both_.need(std::max(bytes, kEchoBytesMax) * (bytes <= 4 * kKiB ? kDescriptors : 1));
+    return true;
+  }
+  // An outside peer takes two processes for each run.
+  size_t runs() const {
+    return peer_.empty() ? harness_.full_or_quick<size_t>(11, 3) : harness_.full_or_quick<size_t>(7, 1);
+  }
+  size_t warm_up() const { return peer_.empty() ? 1 : harness_.full_or_quick<size_t>(1, 0); }
+  // Operations of one run.
+  size_t count_for(size_t bytes) const {
+    const size_t wanted = harness_.full_or_quick<size_t>(256 * kMiB, 32 * kMiB);
+    return std::clamp<size_t>(wanted / bytes, bytes > 128 * kMiB ? 1 : 2,
+                              harness_.full_or_quick<size_t>(20'000, 4'000));
+  }
+  void with_outside(Row& row, Figure figure, TransferOp op, size_t bytes, size_t count) {
+    if (peer_.empty()) return;
+    // ucp_get over TCP waits a millisecond for each: enough of them to see that.
+    constexpr size_t kReads = 200;
+    if (op == TransferOp::kRead && bytes < kMiB) count = std::min(count, kReads);
+    row.peer(peer_, [=, this] { return run_outside({transport_, figure, op, bytes, count}); });
+  }
+
+  void bandwidth(TransferOp op, size_t bytes) {
+    if (!wants("transfer.bandwidth", op, bytes)) return;
+    const bool shm = transport_ == "shm";
+    const bool targeted = bytes >= (shm ? 64 * kKiB : kMiB) && (!shm || op != TransferOp::kSend);
+    const size_t count = count_for(bytes);
+    const auto rate = [=](double ns) { return static_cast<double>(bytes * count) / ns; };
+    Row row = harness_.row({.name = "transfer.bandwidth",
+                            .params = params(op, bytes),
+                            .unit = "GB/s",
+                            .better = Better::kHigher,
+                            .target = targeted ? std::optional(shm ? 0.95 : 0.97) : std::nullopt});
+    row.runs(runs()).warmup(warm_up()).ours([&] { return rate(both_.stream(op, bytes, count, depth_of(bytes))); });
+    if (shm && op == TransferOp::kSend) {
+      row.peer("unix socket", [&] { return rate(both_.socket_stream(bytes, count)); });
+    } else if (shm) {
+      row.peer("memcpy", [&] { return rate(copy(op, bytes, count)); });
+    }
+    with_outside(row, Figure::kBandwidth, op, bytes, count);
+    row.measure();
+  }
+
+  double copy(TransferOp op, size_t bytes, size_t count) {
+    std::byte* to = op == TransferOp::kWrite ? both_.remote() : both_.local();
+    const std::byte* from = op == TransferOp::kWrite ? both_.local() : both_.remote();
+    const uint64_t begun = now_ns();
+    for (size_t i = 0; i < count; ++i) {
+      std::memcpy(to, from, bytes);
+      asm volatile("" ::: "memory");
+    }
+    return static_cast<double>(now_ns() - begun);
+  }
+
+  void latency(TransferOp op, size_t bytes) {
+    if (!wants("transfer.latency", op, bytes)) return;
+    const bool shm = transport_ == "shm";
+    const size_t count = harness_.full_or_quick<size_t>(5'000, 1'000);
+    std::optional<double> target;
+    if (shm && op == TransferOp::kSend) target = 1.0;
+    if (!shm && bytes <= 4 * kKiB) target = 1.15;
+    Row row = harness_.row({.name = "transfer.latency",
+                            .params = params(op, bytes),
+                            .unit = "us",
+                            .better = Better::kLower,
+                            .target = target});
+    row.runs(runs()).warmup(warm_up()).ours([&](Samples& samples) { both_.latency(op, bytes, count, samples); });
+    if (shm && op == TransferOp::kSend) {
+      row.peer("unix socket", [&](Samples& samples) { both_.socket_latency(bytes, count, samples); });
+    }
+    with_outside(row, Figure::kLatency, op, bytes, count);
+    row.measure();
+  }
+
+  void message_rate(TransferOp op, size_t bytes) {
+    if (!wants("transfer.message_rate", op, bytes)) return;
+    const bool shm = transport_ == "shm";
+    const size_t count = harness_.full_or_quick<size_t>(100'000, 20'000);
+    const auto rate = [=](double ns) { return static_cast<double>(count) * 1e3 / ns; };
+    std::optional<double> target;
+    if (!shm || op == TransferOp::kSend) target = shm ? 1.0 : 0.8;
+    Row row = harness_.row({.name = "transfer.message_rate",
+                            .params = params(op, bytes),
+                            .unit = "Mmsg/s",
+                            .better = Better::kHigher,
+                            .target = target});
+    row.runs(runs()).warmup(warm_up()).ours([&] { return rate(both_.stream(op, bytes, count, kSmallDepth)); });
+    if (shm && op == TransferOp::kSend) {
+      row.peer("unix socket", [&] { return rate(both_.socket_stream(bytes, count)); });
+    }
+    with_outside(row, Figure::kMessageRate, op, bytes, count);
+    row.measure();
+  }
+
+  void cpu_per_byte(TransferOp op, size_t bytes) {
+    if (!wants("transfer.cpu_per_byte", op, bytes)) return;
+    const size_t count = count_for(bytes);
+    harness_
+        .row({.name = "transfer.cpu_per_byte", .params = params(op, bytes), .unit = "ns/B", .better = Better::kLower})
+        .runs(harness_.full_or_quick<size_t>(7, 2))
+        .ours([&] { return both_.cpu_per_byte(op, bytes, count, kLargeDepth); })
+        .measure();
+  }
+
+  void post_batch(size_t bytes) {
+    if (!wants("transfer.post_batch", TransferOp::kWrite, bytes)) return;
+    Json with_count = params(TransferOp::kWrite, bytes);
+    with_count["descriptors"] = kDescriptors;
+    harness_
+        .row({.name = "transfer.post_batch",
+              .params = with_count,
+              .unit = "us",
+              .better = Better::kLower,
+              .target = 5,
+              .target_of = TargetOf::kMedian})
+        .runs(harness_.full_or_quick<size_t>(301, 101))
+        .warmup(10)
+        .ours([&] { return both_.post_batch(bytes, kDescriptors); })
+        .measure();
+  }
+
+  Harness& harness_;
+  const std::string transport_;
+  const std::string peer_;  // empty: none outside
+  Partnership both_;
 };
 
-Conversation over_sockets(Sockets& sockets, std::vector<std::byte>& bytes) {
-  const auto talker = [&bytes](int fd) {
-    Talker made;
-    made.send = [&bytes, fd] {
-      if (::send(fd, bytes.data(), bytes.size(), 0) < 0) throw std::runtime_error("send");
-    };
-    made.receive = [&bytes, fd] {
-      std::array<std::byte, 16384> into;
-      if (::recv(fd, into.data(), into.size(), 0) < 0) throw std::runtime_error("recv");
-    };
-    return made;
-  };
-  return {talker(sockets.first.get()), talker(sockets.second.get())};
+// This thread has a core of its own meanwhile.
+class OwnCore {
+ public:
+  OwnCore() {
+    ::sched_getaffinity(0, sizeof(before_), &before_);
+    take_core(0);
+  }
+  OwnCore(const OwnCore&) = delete;
+  OwnCore& operator=(const OwnCore&) = delete;
+  ~OwnCore() {
+    const sched_param ordinary{};
+    ::sched_setscheduler(0, SCHED_OTHER, &ordinary);
+    ::sched_setaffinity(0, sizeof(before_), &before_);
+  }
+
+ private:
+  cpu_set_t before_{};
+};
+
+// Both UCX programs, ours and its peer, over the path between machines unless the user says otherwise, and without the
+// segment size that makes large transfers over TCP a hundred times slower.
+void choose_ucx_path(Harness& harness) {
+  if (std::getenv("UCX_TLS") == nullptr) {
+    harness.note("ucx: UCX_TLS=tcp, the path between machines that every machine has; set UCX_TLS for another");
+    ::setenv("UCX_TLS", "tcp", 0);
+  }
+  ::setenv("UCX_TCP_TX_SEG_SIZE", "1m", 0);
+  ::setenv("UCX_TCP_RX_SEG_SIZE", "1m", 0);
 }
 
-// Half of each round trip, in nanoseconds.
-void ping_pong(const Conversation& talk, size_t rounds, Samples& samples) {
-  const std::array<std::function<void()>, 2> both = {[&] {
-                                                       for (size_t i = 0; i < rounds; ++i) {
-                                                         const uint64_t begun = now_ns();
-                                                         talk.first.send();
-                                                         talk.first.receive();
-                                                         samples.add(static_cast<double>(now_ns() - begun) / 2);
-                                                       }
-                                                     },
-                                                     [&] {
-                                                       for (size_t i = 0; i < rounds; ++i) {
-                                                         talk.second.receive();
-                                                         talk.second.send();
-                                                       }
-                                                     }};
-  run_on_cores(both);
-}
-
-// Millions of messages a second, one way.
-double stream(const Conversation& talk, size_t count) {
-  const std::array<std::function<void()>, 2> both = {[&] {
-                                                       for (size_t i = 0; i < count; ++i) talk.first.send();
-                                                       talk.first.receive();
-                                                     },
-                                                     [&] {
-                                                       for (size_t i = 0; i < count; ++i) talk.second.receive();
-                                                       talk.second.send();
-                                                     }};
-  return static_cast<double>(count) * 1e3 / static_cast<double>(run_on_cores(both));
-}
-
-void run_messages(Harness& harness) {
-  Pair pair;
-  Sockets sockets;
-  for (const size_t bytes : {size_t{8}, size_t{256}, size_t{4096}, size_t{16384}}) {
-    std::vector<std::byte> message(bytes);
-    const Conversation socket_talk = over_sockets(sockets, message);
-    for (const bool sleeps : {false, true}) {
-      const Conversation talk = over_transport(pair, message, sleeps);
-      const Json params = {
-          {"transport", "shm"}, {"op", "send"}, {"bytes", bytes}, {"polling", sleeps ? "sleep" : "busy"}};
-      const size_t rounds = harness.full_or_quick<size_t>(5'000, 1'000);
-      harness.row({.name = "transfer.latency", .params = params, .unit = "ns", .better = Better::kLower, .target = 1.0})
-          .ours([&](Samples& samples) { ping_pong(talk, rounds, samples); })
-          .peer("unix socket", [&](Samples& samples) { ping_pong(socket_talk, rounds, samples); })
-          .measure();
-      const size_t count = harness.full_or_quick<size_t>(100'000, 20'000);
-      harness
-          .row({.name = "transfer.message_rate",
-                .params = params,
-                .unit = "Mmsg/s",
-                .better = Better::kHigher,
-                .target = 1.0})
-          .ours([&] { return stream(talk, count); })
-          .peer("unix socket", [&] { return stream(socket_talk, count); })
-          .measure();
-    }
+void run_over(Harness& harness, const std::string& transport, bool asked_for) {
+  if (!datapath::choose_backend(transport)) {
+    if (asked_for) throw std::runtime_error(std::string(datapath::choose_backend(transport).status().text()));
+    harness.note(transport + ": not compiled into this build");
+    return;
+  }
+  if (transport == "ucx") choose_ucx_path(harness);
+  std::optional<TransferRows> rows;
+  try {
+    // Before this thread takes its core: at real-time priority it would keep it from the partner that starts there.
+    rows.emplace(harness, transport);
+  } catch (const std::exception& error) {
+    if (asked_for) throw;
+    harness.note(transport + ": does not work on this machine: " + error.what());
+    return;
+  }
+  const OwnCore core;
+  const std::vector<std::string>& ops = harness.options().ops;
+  std::vector<uint64_t> sizes = harness.options().sizes;
+  if (sizes.empty()) sizes = parse_sizes(kDefaultSizes);
+  for (const TransferOp op : {TransferOp::kWrite, TransferOp::kRead, TransferOp::kSend}) {
+    if (!ops.empty() && std::find(ops.begin(), ops.end(), op_name(op)) == ops.end()) continue;
+    for (const uint64_t bytes : sizes) rows->measure(op, bytes);
   }
 }
 
 void run_transfer(Harness& harness) {
-  run_bandwidth(harness);
-  run_messages(harness);
+  if (usable_cores().size() < 2) harness.note("only one core is usable: the two processes take turns on it");
+  const std::vector<std::string>& asked = harness.options().transports;
+  for (const char* transport : {"shm", "ucx", "verbs"}) {
+    const bool named = std::find(asked.begin(), asked.end(), transport) != asked.end();
+    if (asked.empty() || named) run_over(harness, transport, named);
+  }
 }
 
 const Registration kTransfer("transfer", run_transfer);

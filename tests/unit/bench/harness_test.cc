@@ -5,7 +5,9 @@
 #include <stdexcept>
 
 #include "bench/benches.h"
+#include "bench/harness/plot.h"
 #include "bench/harness/threads.h"
+#include "bench/transfer/sizes.h"
 
 namespace genie::bench {
 namespace {
@@ -157,6 +159,41 @@ TEST(RunOnCores, RunsAllAndPassesAnExceptionOn) {
   EXPECT_EQ(runs, 3);
   const std::array<std::function<void()>, 2> bad = {[&] { ++runs; }, [] { throw std::runtime_error("lost"); }};
   EXPECT_THROW(run_on_cores(bad), std::runtime_error);
+}
+
+TEST(Sizes, RangesAndListsAreRead) {
+  EXPECT_EQ(parse_sizes("8..1K"), (std::vector<uint64_t>{8, 64, 512, 1024}));
+  EXPECT_EQ(parse_sizes("8..1G").size(), 10U);
+  EXPECT_EQ(parse_sizes("8..1G").back(), uint64_t{1} << 30);
+  EXPECT_EQ(parse_sizes("64..64"), (std::vector<uint64_t>{64}));
+  EXPECT_EQ(parse_sizes("4K,64,1M"), (std::vector<uint64_t>{4096, 64, 1 << 20}));
+  for (const char* wrong : {"", "0", "-8", "8..", "..8", "64..8", "8KB", "1T", "8,,9", "8,", "99999999999G"}) {
+    EXPECT_TRUE(parse_sizes(wrong).empty()) << wrong;
+  }
+}
+
+TEST(Plot, HasAChartForEachGroupAndALineForEachParty) {
+  Harness harness("demo", {});
+  for (const size_t bytes : {8, 64}) {
+    harness.row({.name = "demo.rate", .params = {{"op", "a<b"}, {"bytes", bytes}}, .unit = "GB/s"})
+        .ours([] { return 1.0; })
+        .peer("memcpy", [] { return 2.0; })
+        .peer("pipe", [] { return 3.0; })
+        .measure();
+  }
+  harness.row({.name = "demo.latency", .params = {{"bytes", 8}}, .unit = "us"}).ours([] { return 1.0; }).measure();
+  harness.row({.name = "demo.other", .unit = "us"}).ours([] { return 1.0; }).measure();
+  const std::string svg = plot_svg(harness.report());
+  const auto count = [&](const std::string& what) {
+    size_t found = 0;
+    for (size_t at = svg.find(what); at != std::string::npos; at = svg.find(what, at + 1)) ++found;
+    return found;
+  };
+  EXPECT_EQ(count("<g transform"), 2U) << "a row without bytes has no chart";
+  EXPECT_EQ(count("<polyline"), 4U);
+  EXPECT_EQ(count("<circle"), 7U);
+  EXPECT_EQ(count("demo.rate op=a&lt;b, GB/s"), 1U) << svg;
+  EXPECT_EQ(plot_svg(Harness("empty", {}).report()), "");
 }
 
 }  // namespace

@@ -16,6 +16,8 @@ run invoke
 run upload --filter bytes=4096
 run fetch --filter bytes=65536
 run e2e --filter transport=shm
+run transfer --transport shm --sizes 64,256K
+grep -q '<polyline' "$folder/transfer.svg" || { echo "FAIL: no plot beside the JSON"; exit 1; }
 python3 - "$folder" << 'PYTHON'
 import json, sys
 
@@ -44,6 +46,15 @@ assert {r["params"]["transport"] for r in rows("invoke") if r["name"] == "invoke
 assert [(r["name"], r["peer"]) for r in rows("upload")] == [("upload.bandwidth", "memcpy")]
 fetch = {(r["params"]["transport"], r["params"]["source"], r["peer"]) for r in rows("fetch")}
 assert fetch == {(t, s, p) for t in ("shm", "embedded") for s, p in (("computed", "eager"), ("stored", "memcpy"))}, fetch
+transfer = [r for r in rows("transfer") if r["name"].startswith("transfer.")]
+assert {(r["name"], r["params"]["op"], r["params"]["bytes"], r["peer"]) for r in transfer} == {
+    *(("transfer.latency", op, 64, peer) for op, peer in (("write", None), ("read", None), ("send", "unix socket"))),
+    *(("transfer.latency", op, 262144, None) for op in ("write", "read")),
+    *(("transfer.message_rate", op, 64, peer) for op, peer in (("write", None), ("read", None), ("send", "unix socket"))),
+    *(("transfer.bandwidth", op, 262144, "memcpy") for op in ("write", "read")),
+    *(("transfer.cpu_per_byte", op, 262144, None) for op in ("write", "read")),
+    ("transfer.post_batch", "write", 64, None)}, transfer
+assert all(r["params"]["transport"] == "shm" and r["p999"] >= r["p99"] >= r["median"] for r in transfer), transfer
 assert sorted((r["name"], r["params"]["model"]) for r in rows("e2e")) == [
     ("decode.tokens_per_s", "char_gpt"),
     *(("forward.latency", model) for model in ("bert", "dlrm", "encoder", "gpt2", "lstm", "moe", "resnet18", "resnet50",
