@@ -5,26 +5,33 @@
 #include <cstdio>
 #include <exception>
 
+#include "tools/cluster_status.h"
 #include "tools/doctor/command.h"
+#include "tools/exit_codes.h"
 #include "tools/run_model.h"
+#include "tools/subcommands.h"
 
 namespace {
 
 using genie::tools::RunOptions;
+using genie::tools::StatusOptions;
 
 constexpr const char* kFooter =
     "Exit codes: 0 done; 1 an internal error; 2 a wrong flag or argument; 3 the model or the input cannot be read;\n"
-    "4 the cluster does not answer; 5 the model failed while it ran; 6 doctor: the worst line is a warning; 7 doctor: "
-    "the\n"
-    "worst line is a failure.";
+    "4 the cluster does not answer, or refuses us; 5 the model failed while it ran; 6 doctor: the worst line is a\n"
+    "warning; 7 doctor: the worst line is a failure.";
+
+constexpr const char* kTokenFile =
+    "File with the token that the node asks for, as its own --token-file names it (default: $GENIE_TOKEN_FILE)";
 
 void add_run(CLI::App& app, RunOptions& options) {
   CLI::App* run = app.add_subcommand("run", "Load a TorchScript model, call it, and say what came out");
   run->footer(kFooter);
   run->add_option("MODEL", options.model, "A file that torch.jit.save wrote (.pt)")->required();
   run->add_option("--cluster", options.cluster,
-                  "Where the nodes are: embedded:, unix:/path.sock, tcp://host:port or a cluster.yaml "
+                  "Where the node is: embedded: (in this process), unix:/path.sock or tcp://host:port "
                   "(default: $GENIE_CLUSTER, then embedded:)");
+  run->add_option("--token-file", options.token_file, kTokenFile);
   run->add_option("--device", options.device, "remote_accelerator:N, or cpu to run without Genie")
       ->capture_default_str();
   auto* random = run->add_option("--random", options.random,
@@ -41,6 +48,15 @@ void add_run(CLI::App& app, RunOptions& options) {
   run->add_option("--threads", options.threads, "Intra-op threads of this process (0: libtorch's default)")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();
+}
+
+void add_status(CLI::App& app, StatusOptions& options) {
+  CLI::App* status = app.add_subcommand("status", "Ask a node for its health, devices, sessions, memory and work");
+  status->footer(kFooter);
+  status->add_option("--cluster", options.cluster,
+                     "Where the node is: unix:/path.sock or tcp://host:port (default: $GENIE_CLUSTER)");
+  status->add_option("--token-file", options.token_file, kTokenFile);
+  status->add_flag("--json", options.json, "Print one JSON object instead of text");
 }
 
 void add_doctor(CLI::App& app, genie::doctor::CommandOptions& options) {
@@ -70,8 +86,11 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", GENIE_VERSION);
   RunOptions run;
   add_run(app, run);
+  StatusOptions status;
+  add_status(app, status);
   genie::doctor::CommandOptions doctor;
   add_doctor(app, doctor);
+  if (genie::tools::names_unknown_subcommand(app, argc, argv)) return genie::tools::kExitUsage;
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -79,6 +98,7 @@ int main(int argc, char** argv) {
   }
   try {
     if (app.got_subcommand("doctor")) return genie::doctor::run_doctor(doctor);
+    if (app.got_subcommand("status")) return genie::tools::show_status(status);
     return genie::tools::run_model(run);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "genie: internal error: %s\n", error.what());

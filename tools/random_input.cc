@@ -2,6 +2,7 @@
 #include <array>
 #include <charconv>
 #include <string_view>
+#include <utility>
 
 #include "tools/run_model.h"
 
@@ -10,6 +11,9 @@ namespace {
 
 constexpr std::array<std::string_view, 8> kDtypes = {"float32", "float64", "float16", "bfloat16",
                                                      "int64",   "int32",   "uint8",   "bool"};
+// As PyTorch calls them, too.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 5> kAliases = {
+    {{"float", "float32"}, {"double", "float64"}, {"half", "float16"}, {"long", "int64"}, {"int", "int32"}}};
 // Beyond this a mistyped shape would only end in an allocation failure.
 constexpr int64_t kMaxElements = int64_t{1} << 40;
 
@@ -42,6 +46,9 @@ std::optional<RandomInput> parse_random_input(const std::string& text, std::stri
   if (const size_t colon = shape.find(':'); colon != std::string_view::npos) {
     input.dtype = std::string(shape.substr(colon + 1));
     shape = shape.substr(0, colon);
+  }
+  for (const auto& [alias, name] : kAliases) {
+    if (input.dtype == alias) input.dtype = name;
   }
   if (std::find(kDtypes.begin(), kDtypes.end(), input.dtype) == kDtypes.end()) {
     why = "\"" + input.dtype + "\" is not a dtype that can be drawn; known: " + known_dtypes();

@@ -4,13 +4,15 @@
 
 namespace genie::tools {
 
-std::unique_ptr<RemoteSession> RemoteSession::connect(const std::string& uri) {
+std::unique_ptr<RemoteSession> RemoteSession::connect(const std::string& uri, const std::string& token) {
   std::string chosen = uri;
   if (chosen.empty()) {
     const char* cluster = std::getenv("GENIE_CLUSTER");
     chosen = cluster != nullptr && *cluster != '\0' ? cluster : "embedded:";
   }
-  return std::unique_ptr<RemoteSession>(new RemoteSession(Session::connect(chosen), chosen));
+  SessionOptions options;
+  options.token = token;
+  return std::unique_ptr<RemoteSession>(new RemoteSession(Session::connect(chosen, options), chosen));
 }
 
 nlohmann::ordered_json RemoteSession::stats() const {

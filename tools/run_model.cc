@@ -8,10 +8,12 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "src/control/token.h"
 #include "tools/remote_session.h"
 
 namespace genie::tools {
@@ -51,6 +53,10 @@ std::string model_error(const std::exception& error) {
 }
 
 void require_readable(const std::string& path, const char* what) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    throw Failure{kExitInput, std::string(what) + " " + path + " is a folder: name a file"};
+  }
   std::ifstream file(path, std::ios::binary);
   if (!file || file.peek() == std::ifstream::traits_type::eof()) {
     throw Failure{kExitInput, std::string(what) + " " + path + " cannot be read: no such file, or it is empty"};
@@ -246,14 +252,29 @@ torch::Device parse_device(const std::string& text) {
   throw Failure{kExitUsage, "--device " + text + ": write remote_accelerator:N, or cpu"};
 }
 
-std::unique_ptr<RemoteSession> connect(const std::string& cluster) {
+std::unique_ptr<RemoteSession> connect(const RunOptions& options) {
+  std::string token;
+  if (!options.token_file.empty()) {
+    Result<std::string> read = control::read_token_file(options.token_file);
+    if (!read) throw Failure{kExitUsage, "--token-file: " + std::string(read.status().text())};
+    token = std::move(*read);
+  }
   try {
-    return RemoteSession::connect(cluster);
+    return RemoteSession::connect(options.cluster, token);
   } catch (const genie::Error& error) {
     const Errc code = error.status().code();
     const bool misspelt = code == Errc::kInvalidArgument || code == Errc::kConfig;
     throw Failure{misspelt ? kExitUsage : kExitUnreachable, error.what()};
   }
+}
+
+void require_served(const Session& session, const torch::Device& device) {
+  const int first = session.device(0).index();
+  const int last = first + session.device_count() - 1;
+  const int index = device.has_index() ? device.index() : 0;
+  if (index >= first && index <= last) return;
+  throw Failure{kExitUsage,
+                c10::str("--device ", device, ": the session serves remote_accelerator:", first, " to ", last)};
 }
 
 Json run(const RunOptions& options) {
@@ -269,7 +290,8 @@ Json run(const RunOptions& options) {
   Json report{{"model", options.model}, {"device", options.device}};
   std::unique_ptr<RemoteSession> session;
   if (!device.is_cpu()) {
-    session = connect(options.cluster);
+    session = connect(options);
+    require_served(session->session(), device);
     report["cluster"] = session->uri();
     report["node"] = session->node_name();
   }

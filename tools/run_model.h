@@ -9,21 +9,14 @@
 #include <string>
 #include <vector>
 
-namespace genie::tools {
+#include "tools/exit_codes.h"
 
-// What the process exits with; listed in `genie --help`.
-enum ExitCode : int {
-  kExitOk = 0,
-  kExitInternal = 1,     // anything else
-  kExitUsage = 2,        // a wrong flag or argument
-  kExitInput = 3,        // the model or the input cannot be read
-  kExitUnreachable = 4,  // the cluster does not answer
-  kExitModel = 5,        // the model failed while it ran
-};
+namespace genie::tools {
 
 struct RunOptions {
   std::string model;
-  std::string cluster;  // empty: $GENIE_CLUSTER, then embedded:
+  std::string cluster;     // empty: $GENIE_CLUSTER, then embedded:
+  std::string token_file;  // empty: $GENIE_TOKEN_FILE, else none
   std::string device = "remote_accelerator:0";
   std::vector<std::string> random;  // 1x3x224x224[:dtype] each
   std::string input;                // a file that torch.save wrote: a tensor, or a list or tuple of arguments

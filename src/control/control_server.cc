@@ -132,9 +132,12 @@ class Service final : public v1::Control::Service {
                                           : std::string_view(given->second.data(), given->second.size());
       if (!same_secret(secret, expected_)) {
         GENIE_LOG_WARN("refused a call from {}: wrong or missing token", context.peer());
-        return to_grpc(Status(Errc::kUnauthenticated,
-                              "this node wants a token: give the one in its --token-file with the session's options"),
-                       context);
+        const std::string what = secret.empty() ? "this node wants a token" : "this node wants another token";
+        return to_grpc(
+            Status(Errc::kUnauthenticated,
+                   what + ": name the file that holds it, with GENIE_TOKEN_FILE=FILE or --token-file FILE, or "
+                          "give the token itself with the session's options"),
+            context);
       }
     }
     try {

@@ -3,8 +3,9 @@
 #include <unistd.h>
 
 #include <array>
-#include <fstream>
-#include <iterator>
+#include <utility>
+
+#include "src/control/token.h"
 
 namespace genie::node {
 
@@ -31,13 +32,9 @@ Result<ServerOptions> server_options(const NodeConfig& config) {
                   "nothing to listen on: give --listen unix:/path.sock or tcp://host:port, or 'listen' in the file");
   }
   if (config.token_file.empty()) return options;
-  std::ifstream file(config.token_file);
-  std::string token((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  while (!token.empty() && (token.back() == '\n' || token.back() == '\r')) token.pop_back();
-  if (!file || token.empty() || token.size() > 4096 || token.find_first_of("\r\n") != std::string::npos) {
-    return Status(Errc::kConfig, "token_file: " + config.token_file + " must be readable and hold one line");
-  }
-  options.token = std::move(token);
+  Result<std::string> token = control::read_token_file(config.token_file);
+  GENIE_TRY(token.status());
+  options.token = std::move(*token);
   return options;
 }
 

@@ -6,6 +6,7 @@
 
 #include "datapath/backends.h"
 #include "src/control/control.h"
+#include "src/control/token.h"
 #include "src/node/node.h"
 #include "src/session/remote_core.h"
 
@@ -95,7 +96,9 @@ NodeInfo info_of(const control::OpenAnswer& answer) {
 Result<std::unique_ptr<Link>> open_remote(std::string_view uri, const LinkOptions& options) {
   const Deadline deadline = Deadline::after_ms(options.connect_timeout_ms);
   if (options.transport != "auto") GENIE_TRY(datapath::choose_backend(options.transport).status());
-  Result<std::unique_ptr<control::ControlClient>> control = control::ControlClient::make(uri, options.token);
+  Result<std::string> token = control::token_or_environment(options.token);
+  GENIE_TRY(token.status());
+  Result<std::unique_ptr<control::ControlClient>> control = control::ControlClient::make(uri, std::move(*token));
   GENIE_TRY(control.status());
 
   const executor::OperatorSet operators = executor::operator_set();

@@ -9,12 +9,14 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "tests/e2e/node_process.h"
 #include "tests/e2e/run_command.h"
 
 namespace {
 
 using Json = nlohmann::json;
 
+using genie::test::NodeProcess;
 using genie::test::Ran;
 
 // `environment` stands in front of the command, as in a shell.
@@ -91,6 +93,62 @@ TEST_F(GenieRun, ReadsATensorAndATupleOfArguments) {
   EXPECT_EQ(Json::parse(one.out)["outputs"], Json::parse(tuple.out)["outputs"]);
 }
 
+// A node that asks for a token lets in who names its file, by flag or by environment, and says to the others what to do.
+TEST_F(GenieRun, ATokenOpensANodeThatAsksForOne) {
+  std::ofstream(path("token")) << "a secret\n";
+  std::ofstream(path("other")) << "another\n";
+  NodeProcess node({"--token-file", path("token")});
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const std::string model = "run " + path("affine.pt") + " --random 2x3 --json --cluster " + node.uri();
+  const std::string status = "status --json --cluster " + node.uri();
+  for (const std::string& command : {model, status}) {
+    const Ran without = run(command);
+    EXPECT_EQ(without.status, 4) << without.out;
+    EXPECT_NE(without.err.find("wants a token"), std::string::npos) << without.err;
+    EXPECT_NE(without.err.find("--token-file"), std::string::npos) << without.err;
+    const Ran wrong = run(command + " --token-file " + path("other"));
+    EXPECT_EQ(wrong.status, 4) << wrong.out;
+    EXPECT_NE(wrong.err.find("another token"), std::string::npos) << wrong.err;
+    const Ran unreadable = run(command + " --token-file " + folder_);
+    EXPECT_EQ(unreadable.status, 2) << unreadable.out;
+    EXPECT_NE(unreadable.err.find(folder_), std::string::npos) << unreadable.err;
+    const Ran by_flag = run(command + " --token-file " + path("token"), "GENIE_TOKEN_FILE=" + path("other") + " ");
+    EXPECT_EQ(by_flag.status, 0) << by_flag.err;
+    const Ran by_environment = run(command, "GENIE_TOKEN_FILE=" + path("token") + " ");
+    EXPECT_EQ(by_environment.status, 0) << by_environment.err;
+  }
+}
+
+TEST_F(GenieRun, StatusSaysWhatTheNodeHasDone) {
+  NodeProcess node({"--threads", "1", "--name", "worker"});
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  ASSERT_EQ(run("run " + path("affine.pt") + " --random 2x3 --cluster " + node.uri()).status, 0);
+  ASSERT_TRUE(node.becomes_empty());
+  const Ran json = run("status --json --cluster " + node.uri());
+  ASSERT_EQ(json.status, 0) << json.err;
+  const Json report = Json::parse(json.out);
+  EXPECT_EQ(report["cluster"], node.uri());
+  ASSERT_EQ(report["nodes"].size(), 1U);
+  const Json& row = report["nodes"][0];
+  EXPECT_EQ(row["name"], "worker");
+  EXPECT_EQ(row["health"], "serving");
+  EXPECT_EQ(row["torch_version"], TORCH_VERSION);
+  EXPECT_EQ(row["transport"], "shm");
+  ASSERT_EQ(row["devices"].size(), 1U);
+  EXPECT_EQ(row["devices"][0]["kind"], "cpu");
+  EXPECT_EQ(row["devices"][0]["threads"], 1);
+  EXPECT_EQ(row["sessions"], 0);
+  EXPECT_EQ(row["sessions_opened"], 1);
+  EXPECT_GT(row["operators_executed"].get<uint64_t>(), 0U);
+  EXPECT_EQ(row["storage_bytes"], 0);
+
+  const Ran text = run("status", "GENIE_CLUSTER=" + node.uri() + " ");
+  ASSERT_EQ(text.status, 0) << text.err;
+  for (const char* part : {"worker", "serving", "0 open, 1 since the start", "cpu: 1 threads"}) {
+    EXPECT_NE(text.out.find(part), std::string::npos) << part << " in: " << text.out;
+  }
+}
+
 struct Wrong {
   const char* name;
   const char* arguments;  // % stands for the folder
@@ -116,12 +174,19 @@ INSTANTIATE_TEST_SUITE_P(
     , GenieRunWrong,
     testing::Values(
         Wrong{"NoSubcommand", "", 2, "subcommand"}, Wrong{"NoModel", "run", 2, "MODEL"},
+        Wrong{"UnknownSubcommand", "bogus", 2, "'bogus' is no subcommand; there are: run, status, doctor"},
         Wrong{"UnknownFlag", "run %/affine.pt --nope", 2, "--nope"},
         Wrong{"Shape", "run %/affine.pt --device cpu --random 2xx3", 2, "is not a shape"},
         Wrong{"NegativeSize", "run %/affine.pt --device cpu --random 2x-3", 2, "is not a shape"},
         Wrong{"HugeShape", "run %/affine.pt --device cpu --random 99999999x99999999x99999999", 2, "is not a shape"},
         Wrong{"Dtype", "run %/affine.pt --device cpu --random 2x3:float8", 2, "float32"},
         Wrong{"Device", "run %/affine.pt --device toaster:0 --random 2x3", 2, "remote_accelerator:N"},
+        Wrong{"DeviceNotServed", "run %/affine.pt --cluster embedded: --device remote_accelerator:7 --random 2x3", 2,
+              "serves remote_accelerator:0 to 1"},
+        Wrong{"Folder", "run % --device cpu", 3, "is a folder"}, Wrong{"StatusOfNobody", "status", 2, "--cluster"},
+        Wrong{"StatusOfThisProcess", "status --cluster embedded:", 2, "inside of a program"},
+        Wrong{"StatusOfNoNode", "status --cluster unix:%/none.sock", 4, "none.sock"},
+        Wrong{"StatusOfNoAddress", "status --cluster gopher:hole", 2, "gopher:hole"},
         Wrong{"RandomAndInput", "run %/affine.pt --random 2x3 --input x.pt", 2, "--input"},
         Wrong{"NoFile", "run %/none.pt --device cpu", 3, "no such file"},
         Wrong{"ExportArchive", "run %/empty.pt2 --device cpu", 3, "torch.jit.script"},

@@ -10,8 +10,58 @@
 #include <mutex>
 #include <vector>
 
+#include "src/control/token.h"
+
 namespace genie::control {
 namespace {
+
+class TokenFile : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = ::testing::TempDir() + "genie-token-XXXXXX";
+    folder_ = ::mkdtemp(pattern.data());
+    ::unsetenv("GENIE_TOKEN_FILE");
+  }
+  void TearDown() override {
+    ::unsetenv("GENIE_TOKEN_FILE");
+    std::filesystem::remove_all(folder_);
+  }
+  std::string write(const std::string& text) const {
+    std::ofstream(folder_ + "/token") << text;
+    return folder_ + "/token";
+  }
+
+  std::string folder_;
+};
+
+TEST_F(TokenFile, HoldsOneLine) {
+  for (const char* text : {"secret", "secret\n", "secret\r\n"}) {
+    const auto token = read_token_file(write(text));
+    ASSERT_TRUE(token.ok()) << token.status().to_string();
+    EXPECT_EQ(*token, "secret");
+  }
+  EXPECT_EQ(read_token_file(write(std::string(4096, 'x') + "\n"))->size(), 4096U);
+  for (const std::string& text :
+       {std::string(), std::string("\n"), std::string("two\nlines\n"), std::string(4097, 'x')}) {
+    EXPECT_EQ(read_token_file(write(text)).code(), Errc::kConfig) << text.size();
+  }
+  EXPECT_EQ(read_token_file(folder_).code(), Errc::kConfig);
+  const auto missing = read_token_file(folder_ + "/none");
+  EXPECT_EQ(missing.code(), Errc::kConfig);
+  EXPECT_NE(missing.status().text().find(folder_ + "/none"), std::string_view::npos);
+}
+
+TEST_F(TokenFile, OfTheEnvironmentCountsWhereNoTokenIsGiven) {
+  EXPECT_EQ(*token_or_environment(""), "");
+  ::setenv("GENIE_TOKEN_FILE", write("secret\n").c_str(), 1);
+  EXPECT_EQ(*token_or_environment(""), "secret");
+  EXPECT_EQ(*token_or_environment("given"), "given");
+  ::setenv("GENIE_TOKEN_FILE", (folder_ + "/none").c_str(), 1);
+  const auto missing = token_or_environment("");
+  EXPECT_EQ(missing.code(), Errc::kConfig);
+  EXPECT_NE(missing.status().text().find("GENIE_TOKEN_FILE"), std::string_view::npos);
+  EXPECT_EQ(*token_or_environment("given"), "given");
+}
 
 class Recorder final : public ControlHandler {
  public:

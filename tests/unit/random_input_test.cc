@@ -17,6 +17,12 @@ TEST(RandomInput, ReadsSizesAndDtype) {
   EXPECT_EQ(tokens->dtype, "int64");
 }
 
+TEST(RandomInput, KnowsDtypesByTheirOtherNames) {
+  std::string why;
+  EXPECT_EQ(parse_random_input("2:long", why)->dtype, "int64");
+  EXPECT_EQ(parse_random_input("2:half", why)->dtype, "float16");
+}
+
 TEST(RandomInput, ScalarHasNoSizesAndZeroIsASize) {
   std::string why;
   EXPECT_TRUE(parse_random_input("scalar:bool", why)->sizes.empty());
