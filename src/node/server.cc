@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "datapath/base/log.h"
@@ -59,6 +60,18 @@ Result<std::string> make_private_folder() {
   return pattern;
 }
 
+// The folder of a socket is made where only itself is missing. Others may enter it: the socket's own rights keep them out.
+Status make_socket_folder(const std::string& uri) {
+  constexpr mode_t kMode = 0755;
+  const std::string folder = std::filesystem::path(uri.substr(uri.find(':') + 1)).parent_path();
+  if (folder.empty() || ::mkdir(folder.c_str(), kMode) == 0 || errno == EEXIST) return {};
+  const std::string why = std::strerror(errno);
+  struct stat info {};
+  if (::stat(folder.c_str(), &info) == 0) return {};  // a file system that may not be written, say
+  return {Errc::kIo, "cannot listen on " + uri + ": its folder is not there and cannot be made (" + why +
+                         "): make it with \"mkdir -p " + folder + "\" as a user who may, or choose another path"};
+}
+
 }  // namespace
 
 // Brings a worker's response to the poller.
@@ -82,6 +95,9 @@ Result<std::unique_ptr<NodeServer>> NodeServer::start(ServerOptions options) {
   GENIE_TRY(node.status());
   server->node_ = std::move(*node);
   server->operators_ = executor::operator_set();
+  for (const std::string& uri : server->options_.listen) {
+    if (uri.starts_with("unix:")) GENIE_TRY(make_socket_folder(uri));
+  }
   GENIE_TRY(server->start_transport());
   server->poller_ = std::thread([raw = server.get()] { raw->run(); });
   Result<std::unique_ptr<control::ControlServer>> control =
@@ -111,7 +127,10 @@ Status NodeServer::start_transport() {
     data_folder_ = *folder;
     where = "unix:" + data_folder_ + "/data.sock";
   }
-  GENIE_TRY(transport_->listen(where));
+  if (const Status status = transport_->listen(where); !status.ok()) {
+    if (beside == options_.listen.end()) return status;
+    return {status.code(), *beside + ": its data socket: " + std::string(status.text())};
+  }
   data_address_ = transport_->address();
   return {};
 }

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <cstring>
@@ -68,6 +69,34 @@ bool carry(session::Link& link, uint32_t stream, uint64_t id, size_t size) {
   if (!ticket || !link.wait(**ticket).ok() || !(*ticket)->outcome().status.ok()) return false;
   const auto bytes = (*ticket)->outcome().fetched[0]->bytes();
   return bytes.size() == size && bytes.back() == std::byte(id & 0xFF);
+}
+
+TEST_F(Server, MakesTheFolderOfItsSocket) {
+  const std::string folder = folder_ + "/run";
+  ServerOptions options;
+  options.listen = {"unix:" + folder + "/node.sock"};
+  const auto made = NodeServer::start(options);
+  ASSERT_TRUE(made.ok()) << made.status().to_string();
+  struct stat info {};
+  ASSERT_EQ(::stat((folder + "/node.sock").c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777U, 0600U);  // the folder lets others in, the socket does not
+}
+
+TEST_F(Server, NamesTheAddressThatItCannotListenOn) {
+  ServerOptions options;
+  options.listen = {"unix:" + folder_ + "/no/such/node.sock"};
+  const auto missing = NodeServer::start(options);
+  ASSERT_EQ(missing.code(), Errc::kIo);
+  const std::string text = missing.status().to_string();
+  EXPECT_NE(text.find(options.listen[0] + ": its folder"), std::string::npos) << text;
+  EXPECT_NE(text.find("mkdir -p " + folder_ + "/no/such"), std::string::npos) << text;
+  EXPECT_FALSE(std::filesystem::exists(folder_ + "/no"));
+
+  serve();
+  options.listen = {uri()};
+  const auto taken = NodeServer::start(options);
+  ASSERT_EQ(taken.code(), Errc::kAlreadyExists);
+  EXPECT_TRUE(taken.status().text().starts_with(uri() + ": ")) << taken.status().to_string();
 }
 
 TEST_F(Server, ManyThreadsOfManySessions) {
