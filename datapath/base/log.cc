@@ -5,16 +5,25 @@
 
 #include <cstdlib>
 #include <memory>
+#include <string>
 
 namespace genie::log {
 namespace {
 
+constexpr const char* kLevels = "trace, debug, info, warn, error or off";
+
+// spdlog takes a word that it does not know for "off".
+bool is_level(const std::string& name) { return name == "off" || spdlog::level::from_str(name) != spdlog::level::off; }
+
 std::shared_ptr<spdlog::logger> make_logger() {
   auto made = std::make_shared<spdlog::logger>("genie", std::make_shared<spdlog::sinks::stderr_sink_mt>());
   made->set_pattern("%Y-%m-%dT%H:%M:%S.%e %L genie[%P] %v");
-  const char* wanted = std::getenv("GENIE_LOG");
-  made->set_level(wanted == nullptr ? spdlog::level::warn : spdlog::level::from_str(wanted));
   made->flush_on(spdlog::level::trace);
+  const char* const variable = std::getenv("GENIE_LOG");
+  const std::string wanted = variable == nullptr ? "" : variable;
+  const bool known = is_level(wanted);
+  made->set_level(known ? spdlog::level::from_str(wanted) : spdlog::level::warn);
+  if (!known && !wanted.empty()) made->warn("GENIE_LOG={} is no level, so this is warn: use {}", wanted, kLevels);
   return made;
 }
 
