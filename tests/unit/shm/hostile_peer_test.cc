@@ -331,7 +331,7 @@ TEST_F(HostilePeerTest, ReleasingTheListenersRegionIsRefused) {
 TEST_F(HostilePeerTest, WhatAClientHandsOverIsLookedAt) {
   Client client = shake_hands();
   const auto hand_over = [&](uint32_t number, uint64_t size, int fd) {
-    const RemoteKey key = shm::pack_key({.index = number, .size = size});
+    const RemoteKey key = pack_key({.index = number, .size = size});
     EXPECT_TRUE(client.channel.send(ControlMessage{.type = ControlType::kHandOver, .size = size, .key = key}, fd).ok());
     return key;
   };
@@ -346,7 +346,7 @@ TEST_F(HostilePeerTest, WhatAClientHandsOverIsLookedAt) {
   EXPECT_EQ(listener_->take(client.at_listener, hand_over(6, 4096, loose.get())).code(), Errc::kProtocol);
   ASSERT_TRUE(seal_against_writing(good.get()).ok());
   const RemoteKey sealed = hand_over(7, 4096, good.get());
-  EXPECT_EQ(listener_->take(client.at_listener, shm::pack_key({.index = 7, .size = 100})).code(), Errc::kNotFound);
+  EXPECT_EQ(listener_->take(client.at_listener, pack_key({.index = 7, .size = 100})).code(), Errc::kNotFound);
   EXPECT_TRUE(listener_->take(client.at_listener, sealed)->final);
 }
 
@@ -369,7 +369,7 @@ TEST_F(HostilePeerTest, MemoryThatIsNeverTakenHitsItsQuotaAndGoesWithTheClient) 
     bool thrown_out = false;
     for (uint32_t i = 0; i < 20'000 && !thrown_out; ++i) {
       const ControlMessage flood{
-          .type = ControlType::kHandOver, .size = 4096, .key = shm::pack_key({.index = i, .size = 4096})};
+          .type = ControlType::kHandOver, .size = 4096, .key = pack_key({.index = i, .size = 4096})};
       (void)client.channel.send(flood, memory.get());
       const size_t count = listener_->poll(out);
       for (size_t k = 0; k < count; ++k) thrown_out |= out[k].opcode == Opcode::kDisconnected;
