@@ -173,6 +173,10 @@ void NetTransport::tend_one(Endpoint& endpoint) {
     case EndpointState::kDraining: return settle(endpoint);
     case EndpointState::kOpen: break;
   }
+  if (!endpoint.described && endpoint.lanes_ready) {
+    endpoint.described = true;
+    GENIE_LOG_INFO("{}: {} is reached over {}", info_.name, endpoint.peer, fabric_->describe(*endpoint.link));
+  }
   if (options_.liveness_ms == 0) return;
   const uint64_t bound_ns = options_.liveness_ms * 1'000'000;
   const uint64_t silent_ns = now_ - std::min(now_, endpoint.heard_ns);

@@ -90,6 +90,7 @@ struct Arrival {
 struct Lane {
   RingQueue<SlotId> queue;  // operations, in posting order
   size_t posted = 0;        // of them, from the front: all their bytes are posted
+  size_t messaged = 0;      // of these, from the front: their message has left, or they have none
   uint32_t in_flight = 0;   // descriptors
   uint32_t sent = 0;        // messages, and how many of them the peer has consumed
   uint32_t peer_consumed = 0;
@@ -136,6 +137,7 @@ struct Endpoint {
   bool listed = false;       // among those that poll() looks at
   bool wants_writable = false;
   bool said_goodbye = false;
+  bool described = false;    // the log says what its link runs over
   bool frames_left = false;  // read from the socket and not looked at yet
   bool link_closing = false;
   bool link_forced = false;

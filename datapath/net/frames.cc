@@ -94,8 +94,11 @@ bool NetTransport::handle(Endpoint& endpoint, const Frame& frame, std::span<cons
                     [&](const Leaving& region) { return pack_key(region.key).bytes == frame.key.bytes; });
       return true;
     case FrameType::kTaken:
-      std::erase_if(endpoint.handed_away,
-                    [&](const Leaving& region) { return pack_key(region.key).bytes == frame.key.bytes; });
+      std::erase_if(endpoint.handed_away, [&](Leaving& region) {
+        if (pack_key(region.key).bytes != frame.key.bytes) return false;
+        keep_spare(std::move(region.memory), region.key.size);
+        return true;
+      });
       return true;
     case FrameType::kHandOver: return accept_hand_over(endpoint, frame, payload);
     case FrameType::kReply:
@@ -116,7 +119,12 @@ bool NetTransport::handle_from_client(Endpoint& endpoint, const Frame& frame) {
     case FrameType::kReady: endpoint.lanes_ready = true; return true;
     case FrameType::kReserve: {
       const Status quota = check_quota(endpoint, frame.size);
-      if (quota.ok()) charge(endpoint, frame.size);
+      if (quota.ok()) {
+        charge(endpoint, frame.size);
+      } else {
+        GENIE_LOG_INFO("{}: {} gets no {} bytes beside {} in {} regions: {}", info_.name, endpoint.peer, frame.size,
+                       endpoint.shared_bytes, endpoint.shared_regions, quota.to_string());
+      }
       reply(quota.code());
       return true;
     }

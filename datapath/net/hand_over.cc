@@ -3,6 +3,7 @@
 // Trust: the taker's engine reads into memory that it alone has, so that what it was given can no longer change; a peer that
 //   withdraws what it handed over, or names memory that is not there, breaks its own connection.
 #include <algorithm>
+#include <cstring>
 #include <new>
 #include <utility>
 
@@ -17,6 +18,10 @@ namespace {
 // Handed over and not yet taken, per endpoint: a peer that goes beyond breaks the protocol.
 constexpr size_t kMaxHandedOver = 1024;
 constexpr std::align_val_t kAlignment{64};
+// Spare memory keeps the pages that were written: not many, and so many that a step's upload finds one while another is on
+// its way.
+constexpr size_t kMostDirty = size_t{4} << 20;
+constexpr size_t kMaxSpares = 4;
 // Unsent bytes on a socket from which hand_over() waits.
 constexpr size_t kMuchUnsent = size_t{1} << 20;
 
@@ -35,12 +40,31 @@ Result<Buffer> make_block(size_t size) {
 Result<Region> NetTransport::prepare(EndpointId id, size_t size) {
   if (usable(id) == nullptr) return Errc::kDisconnected;
   if (size == 0 || size > SIZE_MAX / 4) return Status(Errc::kInvalidArgument, "size of a region out of range");
-  Result<std::unique_ptr<FabricMemory>> memory = fabric_->allocate(size, false);
-  GENIE_TRY(memory.status());
-  Result<Region> region = add_region(id, std::move(*memory), size);
+  std::unique_ptr<FabricMemory> spare = take_spare(size);
+  if (spare == nullptr) {
+    Result<std::unique_ptr<FabricMemory>> fresh = fabric_->allocate(size, false);
+    GENIE_TRY(fresh.status());
+    spare = std::move(*fresh);
+  }
+  Result<Region> region = add_region(id, std::move(spare), size);
   regions_.find(region->key.index, region->key.generation)->prepared = true;
   region->remote = RemoteKey();
   return region;
+}
+
+// Memory that was handed over is used again: it is registered, and its pages are there.
+void NetTransport::keep_spare(std::unique_ptr<FabricMemory> memory, size_t dirty) {
+  if (dirty > kMostDirty || spares_.size() >= kMaxSpares) return;
+  spares_.push_back({std::move(memory), dirty});
+}
+
+std::unique_ptr<FabricMemory> NetTransport::take_spare(size_t size) {
+  const auto found = std::ranges::find_if(spares_, [&](const Spare& spare) { return spare.memory->size == size; });
+  if (found == spares_.end()) return nullptr;
+  std::unique_ptr<FabricMemory> memory = std::move(found->memory);
+  std::memset(memory->data, 0, found->dirty);
+  spares_.erase(found);
+  return memory;
 }
 
 Result<RemoteKey> NetTransport::hand_over(MemoryKey key, size_t size, Deadline deadline) {
@@ -64,6 +88,7 @@ Result<RemoteKey> NetTransport::hand_over(MemoryKey key, size_t size, Deadline d
     frame.address = 0;
     counters_.bytes_copied_tx += size;
     transmit(*endpoint, frame, {memory->data, size});
+    keep_spare(std::move(memory), size);
   } else {
     const Result<std::vector<std::byte>> packed = fabric_->export_memory(*endpoint->link, *memory);
     GENIE_TRY(packed.status());

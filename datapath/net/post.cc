@@ -1,8 +1,8 @@
 // Posting operations and moving them on.
 //
 // Per class, operations end in the order in which they were posted; the bytes of several are in flight at a time. A
-// message or a notification leaves when it is the first one, hence after all bytes that were posted before it have
-// arrived, and when the peer has room for it (credits).
+// message or a notification leaves after all bytes that were posted before it have arrived (or, where the fabric keeps that
+// order itself, are posted), and when the peer has room for it (credits).
 #include <algorithm>
 #include <array>
 #include <cassert>
@@ -152,21 +152,36 @@ void NetTransport::post_transfers(Endpoint& endpoint, size_t index) {
   }
 }
 
-// Ends what has arrived, from the front.
+// Sends the messages whose turn has come, and ends what has arrived, from the front.
 void NetTransport::finish_front(Endpoint& endpoint, size_t index) {
   Lane& lane = endpoint.lanes[index];
-  while (lane.posted != 0) {
+  for (;;) {
+    send_messages(endpoint, index);
+    if (lane.messaged == 0) return;
     const SlotId slot = lane.queue.front();
-    Op& op = *ops_.find(slot.index, slot.generation);
+    const Op& op = *ops_.find(slot.index, slot.generation);
     if (op.in_flight != 0) return;
-    if (op.result == Errc::kOk && op.opcode == Opcode::kSend) {
-      if (!send_message(endpoint, index, MessageKind::kMessage, op.immediate, op.buffer.bytes())) return;
-    } else if (op.result == Errc::kOk && op.opcode == Opcode::kWriteNotify) {
-      if (!send_message(endpoint, index, MessageKind::kNotify, op.immediate, {})) return;
-    }
+    const Errc result = op.result;
     lane.queue.pop();
     --lane.posted;
-    complete(slot, op.result);
+    --lane.messaged;
+    complete(slot, result);
+  }
+}
+
+// Where the fabric keeps writes and messages in order, a message goes once all bytes before it are posted.
+void NetTransport::send_messages(Endpoint& endpoint, size_t index) {
+  Lane& lane = endpoint.lanes[index];
+  for (; lane.messaged < lane.posted; ++lane.messaged) {
+    const SlotId slot = lane.queue.at(lane.messaged);
+    const Op& op = *ops_.find(slot.index, slot.generation);
+    if (op.opcode == Opcode::kWrite || op.opcode == Opcode::kRead || op.result != Errc::kOk) continue;
+    const bool arrived = lane.messaged == 0 && op.in_flight == 0;
+    if (!arrived && !info_.ordered[index]) return;
+    const bool sent = op.opcode == Opcode::kSend
+                          ? send_message(endpoint, index, MessageKind::kMessage, op.immediate, op.buffer.bytes())
+                          : send_message(endpoint, index, MessageKind::kNotify, op.immediate, {});
+    if (!sent) return;
   }
 }
 

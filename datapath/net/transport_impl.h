@@ -69,6 +69,11 @@ class NetTransport final : public Transport, private FabricSink {
     uint64_t until_ns = 0;
   };
 
+  struct Spare {
+    std::unique_ptr<FabricMemory> memory;
+    size_t dirty = 0;  // bytes from its beginning that are not zero
+  };
+
   Endpoint* find(EndpointId id) noexcept { return endpoints_.find(id.index, id.generation); }
   Endpoint* usable(EndpointId id) noexcept {
     Endpoint* const endpoint = find(id);
@@ -125,6 +130,8 @@ class NetTransport final : public Transport, private FabricSink {
   void finish_pulls(Endpoint& endpoint);
   void drop_pulls(Endpoint& endpoint);
   void on_pull_done(uint64_t cookie, Errc result);
+  void keep_spare(std::unique_ptr<FabricMemory> memory, size_t dirty);
+  std::unique_ptr<FabricMemory> take_spare(size_t size);
   // Frames of the peer that have been carried out.
   uint32_t frames_done(Endpoint& endpoint);
 
@@ -135,6 +142,7 @@ class NetTransport final : public Transport, private FabricSink {
   void advance(Endpoint& endpoint);
   void post_transfers(Endpoint& endpoint, size_t lane);
   void finish_front(Endpoint& endpoint, size_t lane);
+  void send_messages(Endpoint& endpoint, size_t lane);
   bool send_message(Endpoint& endpoint, size_t lane, MessageKind kind, uint32_t immediate,
                     std::span<const std::byte> payload);
   void return_credits(Endpoint& endpoint);
@@ -157,7 +165,7 @@ class NetTransport final : public Transport, private FabricSink {
 
   NetOptions options_;
   const std::unique_ptr<Fabric> fabric_;  // outlives what was made from it
-  const FabricInfo info_;
+  const FabricInfo& info_;
   Capabilities capabilities_;
   Counters counters_;
 
@@ -175,6 +183,7 @@ class NetTransport final : public Transport, private FabricSink {
   std::vector<EndpointId> looking_;  // the list that poll() goes through
   std::unordered_map<std::string, Quarantine> quarantine_;
 
+  std::vector<Spare> spares_;
   size_t open_endpoints_ = 0;  // accepted, past their handshake
   size_t handshakes_ = 0;
   size_t shared_regions_ = 0;
