@@ -72,8 +72,8 @@ ExitCode exit_code(const Status& status) {
 struct Flags {
   std::string config;
   std::vector<std::string> listen, load_libraries;
-  std::string name, transport, device, threads, memory_quota, max_sessions, max_templates, polling, token_file,
-      drain_timeout_s;
+  std::string name, transport, data_listen, device, threads, memory_quota, max_sessions, max_templates, polling,
+      token_file, drain_timeout_s;
 };
 
 void declare(CLI::App& app, Flags& flags) {
@@ -83,6 +83,10 @@ void declare(CLI::App& app, Flags& flags) {
   app.add_option("--listen", flags.listen,
                  "Address of the control plane, may be repeated: unix:/path.sock, tcp://host:port");
   app.add_option("--transport", flags.transport, "shm, ucx, verbs, dpdk or auto (what this build has)");
+  app.add_option(
+      "--data-listen", flags.data_listen,
+      "Address of the data endpoint of a network transport: tcp://host:port; by default the host of --listen and "
+      "any free port");
   app.add_option("--device", flags.device, "Device to offer: cpu");
   app.add_option("--threads", flags.threads, "Threads of one operation; 0: the device's default");
   app.add_option("--memory-quota", flags.memory_quota,
@@ -110,6 +114,7 @@ Status apply(const Flags& flags, NodeConfig& config) {
   for (const std::string& path : flags.load_libraries) GENIE_TRY(set("load_library", "--load-library", path));
   GENIE_TRY(set("name", "--name", flags.name));
   GENIE_TRY(set("transport", "--transport", flags.transport));
+  GENIE_TRY(set("data_listen", "--data-listen", flags.data_listen));
   GENIE_TRY(set("device", "--device", flags.device));
   GENIE_TRY(set("threads", "--threads", flags.threads));
   GENIE_TRY(set("memory_quota", "--memory-quota", flags.memory_quota));

@@ -14,7 +14,8 @@ namespace genie::node {
 namespace {
 
 constexpr const char* kKeys =
-    "name, listen, transport, device, threads, memory_quota, max_sessions, max_templates, polling, token_file, "
+    "name, listen, transport, data_listen, device, threads, memory_quota, max_sessions, max_templates, polling, "
+    "token_file, "
     "drain_timeout_s, "
     "load_library";
 
@@ -28,13 +29,16 @@ bool parse_number(std::string_view text, Number least, Number most, Number& out)
   return error == std::errc() && end == text.data() + text.size() && out >= least && out <= most;
 }
 
-Status set_listen(const std::string& value, const std::string& where, NodeConfig& config) {
-  const bool unix_socket = value.starts_with("unix:/") && value.size() > 6;
+bool is_tcp(const std::string& value) {
   const size_t colon = value.rfind(':');
   uint64_t port = 0;
-  const bool tcp = value.starts_with("tcp://") && colon > 6 &&
-                   parse_number<uint64_t>(std::string_view(value).substr(colon + 1), 0, 65535, port);
-  if (!unix_socket && !tcp) return wrong(where, "listen", value, "unix:/path.sock, tcp://host:port");
+  return value.starts_with("tcp://") && colon != std::string::npos && colon > 6 &&
+         parse_number<uint64_t>(std::string_view(value).substr(colon + 1), 0, 65535, port);
+}
+
+Status set_listen(const std::string& value, const std::string& where, NodeConfig& config) {
+  const bool unix_socket = value.starts_with("unix:/") && value.size() > 6;
+  if (!unix_socket && !is_tcp(value)) return wrong(where, "listen", value, "unix:/path.sock, tcp://host:port");
   config.listen.push_back(value);
   return {};
 }
@@ -78,6 +82,9 @@ Status set_config(std::string_view key, const std::string& value, const std::str
       return {Errc::kConfig, where + "transport: " + std::string(chosen.status().text())};
     }
     config.transport = value;
+  } else if (key == "data_listen") {
+    if (!is_tcp(value)) return wrong(where, key, value, "tcp://host:port, where clients reach the data endpoint");
+    config.data_listen = value;
   } else if (key == "device") {
     if (value != "cpu") {
       return {Errc::kConfig, where + "device: '" + value + "' is not compiled into this node; allowed: cpu"};

@@ -17,6 +17,7 @@ struct NodeConfig {
   std::string name;  // empty: the host's
   std::vector<std::string> listen;
   std::string transport = "auto";
+  std::string data_listen;  // of a network transport; empty: the host of `listen`, any port
   std::string device = "cpu";
   int threads = 0;                  // 0: the device's default
   uint64_t memory_quota_bytes = 0;  // of one session; 0: most of the machine's memory

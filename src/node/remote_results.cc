@@ -8,6 +8,50 @@
 
 namespace genie::node {
 
+Status RemoteSession::order_fetches(datapath::Transport& transport, const wire::SubmissionMessage& message,
+                                    Request& request) {
+  std::vector<Target> targets;
+  bool any = false;
+  for (const wire::FetchEntry& entry : message.fetches) {
+    Result<Target> target = target_of(entry);
+    GENIE_TRY(target.status());
+    if (target->window != nullptr) {
+      any = true;
+      // The storage's own bytes, where the store shares them: they are written from where they are.
+      request.fetches.push_back({.storage = entry.storage, .offset = entry.offset, .size = entry.size, .share = true});
+    } else {
+      order_fetch(transport, entry, request);
+    }
+    targets.push_back(std::move(*target));
+  }
+  if (any && !targets_.emplace(message.ticket, std::move(targets)).second) {
+    return {Errc::kProtocol, "two submissions in flight with one ticket"};
+  }
+  return {};
+}
+
+Result<RemoteSession::Target> RemoteSession::target_of(const wire::FetchEntry& entry) const {
+  if (entry.window == wire::kNoWindow) return Target();
+  const auto found = windows_.find(entry.window);
+  const bool inside =
+      found != windows_.end() && entry.place <= found->second->size && entry.size <= found->second->size - entry.place;
+  if (!inside) return Status(Errc::kProtocol, "a result is wanted beyond its window");
+  if (found->second->data != nullptr) return Status(Errc::kProtocol, "a result is wanted in a window for uploads");
+  return Target{found->second, entry.place};
+}
+
+// The buffer keeps the bytes: the storage's own, or a copy.
+RemoteSession::ResultWrite RemoteSession::write_of(FetchResult& result, Target target) {
+  if (result.shared.holder == nullptr) return {std::move(result.block), std::move(target)};
+  using Holder = std::shared_ptr<const void>;
+  const std::span<std::byte> bytes = result.shared.bytes;
+  datapath::Buffer buffer(
+      bytes.data(), bytes.size(), {},
+      [](void* holder, std::byte*, size_t) noexcept { delete static_cast<Holder*>(holder); },
+      new Holder(std::move(result.shared.holder)));
+  return {std::move(buffer), std::move(target)};
+}
+
 void RemoteSession::order_fetch(datapath::Transport& transport, const wire::FetchEntry& entry, Request& request) {
   FetchOrder order{.storage = entry.storage, .offset = entry.offset, .size = entry.size};
   if (entry.size > wire::kMaxInlineBytes) {

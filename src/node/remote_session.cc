@@ -48,8 +48,7 @@ Status RemoteSession::on_submission(datapath::Transport& transport, const wire::
     GENIE_TRY(release_results(message.result_releases));  // first: the same submission may use the room
     GENIE_TRY(accept_windows(transport, message));
     GENIE_TRY(order_uploads(transport, message, *request));
-    for (const wire::FetchEntry& entry : message.fetches) order_fetch(transport, entry, *request);
-    return {};
+    return order_fetches(transport, message, *request);
   };
   if (Status bad = translate(); !bad.ok()) {
     state_->leave();
@@ -77,7 +76,8 @@ Status RemoteSession::accept_windows(datapath::Transport& transport, const wire:
     key.bytes = offer.key;
     const Result<datapath::RemoteRegion> imported = transport.import_region(endpoint_, key);
     if (!imported) return {imported.code(), "a window cannot be mapped: " + imported.status().to_string()};
-    if (imported->mapped == nullptr || imported->size < offer.size) {
+    const bool unmapped = imported->mapped == nullptr && transport.capabilities().maps_remote_memory;
+    if (unmapped || imported->size < offer.size) {
       (void)transport.drop_import(*imported);
       return violation("a window is smaller than offered");
     }
@@ -94,6 +94,7 @@ Result<UploadOrder> RemoteSession::order_from_window(const wire::UploadEntry& en
   if (found == windows_.end() || !fits(entry.offset, entry.size, found->second->size)) {
     return violation("an upload reaches beyond its window");
   }
+  if (found->second->data == nullptr) return violation("an upload in memory that this transport does not map");
   UploadOrder order{.storage = entry.storage};
   order.memory = {.data = found->second->data + entry.offset, .size = entry.size, .owner = found->second};
   order.copy = true;
@@ -161,12 +162,26 @@ void RemoteSession::respond(datapath::Transport& transport, Response response) {
   message.upload_copied_bytes = response.upload_copied_bytes;
   message.fetch_copied_bytes = response.fetch_copied_bytes;
   message.reported = std::move(response.reported);
-  for (FetchResult& result : response.fetched) enter_result(transport, result, message);
+  std::vector<Target> targets;
+  if (const auto found = targets_.find(response.ticket); found != targets_.end()) {
+    targets = std::move(found->second);
+    targets_.erase(found);
+  }
+  std::vector<ResultWrite> writes;
+  for (size_t i = 0; i < response.fetched.size(); ++i) {
+    FetchResult& result = response.fetched[i];
+    if (i < targets.size() && targets[i].window != nullptr && result.status.ok()) {
+      writes.push_back(write_of(result, std::move(targets[i])));
+      message.fetched.emplace_back();
+    } else {
+      enter_result(transport, result, message);
+    }
+  }
   if (state_->in_flight() == 0) next_tick_ns_ = 0;
-  send(wire::NodeMessage(std::move(message)));
+  send(wire::NodeMessage(std::move(message)), std::move(writes));
 }
 
-void RemoteSession::send(const wire::NodeMessage& message) {
+void RemoteSession::send(const wire::NodeMessage& message, std::vector<ResultWrite> writes) {
   if (ending_ || !endpoint_.valid()) return;
   const Result<std::span<const std::byte>> bytes = encoder_.encode(message);
   if (!bytes) {
@@ -181,7 +196,7 @@ void RemoteSession::send(const wire::NodeMessage& message) {
     }
     return;
   }
-  outbox_.push_back({.bytes = {bytes->begin(), bytes->end()}});
+  outbox_.push_back({.writes = std::move(writes), .bytes = {bytes->begin(), bytes->end()}});
 }
 
 void RemoteSession::say_farewell(const Status& why) { send(wire::NodeMessage(wire::Farewell{why})); }
@@ -217,10 +232,31 @@ bool RemoteSession::post_backlog() {
   return moved;
 }
 
+// Results that are written go before the message that tells of them, in its class: so they are there when it comes.
+Status RemoteSession::post_writes(datapath::Transport& transport) {
+  Outgoing& front = outbox_.front();
+  for (; front.written < front.writes.size(); ++front.written) {
+    ResultWrite& write = front.writes[front.written];
+    GENIE_TRY(transport.write(
+        endpoint_, write.bytes, write.target.window->import, write.target.offset,
+        {.transfer_class = datapath::TransferClass::kControl, .deadline = Deadline::after_ms(kSendDeadlineMs)}));
+    write.target.window.reset();
+  }
+  return {};
+}
+
 bool RemoteSession::send_outbox(datapath::Transport& transport) {
   bool moved = false;
   const size_t piece_bytes = transport.capabilities().max_send_bytes;
   while (!outbox_.empty()) {
+    const Status written = post_writes(transport);
+    if (written.code() == Errc::kAgain) break;
+    if (!written.ok()) {
+      GENIE_LOG_INFO("session {}: a result cannot be written: {}", state_->number(), written.to_string());
+      (void)transport.close(endpoint_);
+      outbox_.clear();
+      break;
+    }
     Outgoing& front = outbox_.front();
     const size_t rest = front.bytes.size() - front.sent;
     const size_t size = std::min(rest, piece_bytes);
@@ -252,7 +288,7 @@ bool RemoteSession::give_back(datapath::Transport& transport) {
   std::erase_if(retired_, [&](const std::shared_ptr<Window>& window) {
     if (window.use_count() != 1) return false;
     std::atomic_thread_fence(std::memory_order_acquire);
-    (void)transport.drop_import(window->import);
+    if (transport.drop_import(window->import).code() == Errc::kBusy) return false;
     counters_.regions.fetch_sub(1, std::memory_order_relaxed);
     counters_.bytes.fetch_sub(window->size, std::memory_order_relaxed);
     return true;
@@ -273,6 +309,7 @@ void RemoteSession::begin_end() {
   outbox_.clear();
   for (auto& [number, window] : windows_) retire(std::move(window));
   windows_.clear();
+  targets_.clear();
   end_results();
 }
 

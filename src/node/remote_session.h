@@ -77,11 +77,21 @@ class RemoteSession {
   bool gone() const noexcept;
 
  private:
-  // A window that the client made, for uploads that are copied out.
+  // A window that the client made: for uploads that are copied out, or, where memory cannot be mapped, for results that are
+  // written into it.
   struct Window {
     datapath::RemoteRegion import;
-    std::byte* data = nullptr;
+    std::byte* data = nullptr;  // null: not mapped
     uint64_t size = 0;
+  };
+  // Where a client wants a result written.
+  struct Target {
+    std::shared_ptr<Window> window;  // null: the result goes another way
+    uint64_t offset = 0;
+  };
+  struct ResultWrite {
+    datapath::Buffer bytes;
+    Target target;
   };
   // Memory that the node made, for results.
   struct ResultRegion {
@@ -96,7 +106,10 @@ class RemoteSession {
   Result<UploadOrder> order_from_window(const wire::UploadEntry& entry) const;
 
   // -- remote_results.cc
+  Status order_fetches(datapath::Transport& transport, const wire::SubmissionMessage& message, Request& request);
   void order_fetch(datapath::Transport& transport, const wire::FetchEntry& entry, Request& request);
+  Result<Target> target_of(const wire::FetchEntry& entry) const;
+  static ResultWrite write_of(FetchResult& result, Target target);
   Result<std::shared_ptr<ResultSpan>> reserve_result(datapath::Transport& transport, size_t size);
   Status add_result_region(datapath::Transport& transport, size_t size);
   void enter_result(datapath::Transport& transport, FetchResult& result, wire::CompletionMessage& message);
@@ -109,7 +122,8 @@ class RemoteSession {
   bool send_outbox(datapath::Transport& transport);
   bool give_back(datapath::Transport& transport);
   void retire(std::shared_ptr<Window> window) { retired_.push_back(std::move(window)); }
-  void send(const wire::NodeMessage& message);
+  void send(const wire::NodeMessage& message, std::vector<ResultWrite> writes = {});
+  Status post_writes(datapath::Transport& transport);
 
   const RemoteSessionOptions options_;
   const std::shared_ptr<SessionState> state_;
@@ -120,6 +134,8 @@ class RemoteSession {
   wire::Reassembler incoming_;
   wire::Encoder encoder_;
   struct Outgoing {
+    std::vector<ResultWrite> writes;  // that come before it
+    size_t written = 0;
     std::vector<std::byte> bytes;
     size_t sent = 0;
   };
@@ -128,6 +144,9 @@ class RemoteSession {
 
   std::unordered_map<uint32_t, std::shared_ptr<Window>> windows_;
   std::vector<std::shared_ptr<Window>> retired_;
+
+  // Of submissions in flight whose results are written into windows, for each of their fetches.
+  std::unordered_map<uint64_t, std::vector<Target>> targets_;
 
   std::shared_ptr<ResultMemory> results_;
   std::unordered_map<uint32_t, std::shared_ptr<ResultRegion>> result_regions_;

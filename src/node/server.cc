@@ -116,23 +116,34 @@ Status NodeServer::start_transport() {
   Result<std::unique_ptr<datapath::Transport>> transport = datapath::make_backend(transport_name_, {});
   GENIE_TRY(transport.status());
   transport_ = std::move(*transport);
-  const auto beside =
-      std::ranges::find_if(options_.listen, [](const std::string& uri) { return uri.starts_with("unix:"); });
-  std::string where;
-  if (beside != options_.listen.end()) {
-    where = *beside + ".data";
-  } else {
-    Result<std::string> folder = make_private_folder();
-    GENIE_TRY(folder.status());
-    data_folder_ = *folder;
-    where = "unix:" + data_folder_ + "/data.sock";
-  }
-  if (const Status status = transport_->listen(where); !status.ok()) {
-    if (beside == options_.listen.end()) return status;
-    return {status.code(), *beside + ": its data socket: " + std::string(status.text())};
+  const Result<std::string> where = data_place();
+  GENIE_TRY(where.status());
+  if (const Status status = transport_->listen(*where); !status.ok()) {
+    if (!data_folder_.empty()) return status;
+    const std::string& control = options_.listen.empty() ? *where : options_.listen.front();
+    return {status.code(), control + ": its data socket: " + std::string(status.text())};
   }
   data_address_ = transport_->address();
   return {};
+}
+
+// Where clients find the data endpoint: beside the control plane.
+Result<std::string> NodeServer::data_place() {
+  const auto beside = [&](std::string_view scheme) {
+    const auto found =
+        std::ranges::find_if(options_.listen, [&](const std::string& uri) { return uri.starts_with(scheme); });
+    return found == options_.listen.end() ? std::string() : *found;
+  };
+  if (transport_name_ != "shm") {
+    if (!options_.data_listen.empty()) return options_.data_listen;
+    const std::string control = beside("tcp://");
+    return control.empty() ? std::string("tcp://127.0.0.1:0") : control.substr(0, control.rfind(':')) + ":0";
+  }
+  if (const std::string control = beside("unix:"); !control.empty()) return control + ".data";
+  Result<std::string> folder = make_private_folder();
+  GENIE_TRY(folder.status());
+  data_folder_ = *folder;
+  return "unix:" + data_folder_ + "/data.sock";
 }
 
 void NodeServer::stop() {

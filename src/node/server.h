@@ -27,6 +27,7 @@ struct ServerOptions {
   NodeOptions node;
   std::vector<std::string> listen;
   std::string transport = "auto";
+  std::string data_listen;  // of a network transport: tcp://host:port; empty: the host of `listen`, any port
   std::string token;
   bool busy_polling = false;
   uint64_t attach_timeout_ms = 10'000;  // from Open to the data connection
@@ -65,6 +66,7 @@ class NodeServer final : public control::ControlHandler {
 
   explicit NodeServer(ServerOptions options) : options_(std::move(options)) {}
   Status start_transport();
+  Result<std::string> data_place();
   Status check_versions(const control::OpenOrder& order) const;
   std::shared_ptr<RemoteSession> find(std::string_view session_id);
 

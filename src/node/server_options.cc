@@ -26,6 +26,7 @@ Result<ServerOptions> server_options(const NodeConfig& config) {
   options.node.session_limits.templates = config.max_templates;
   options.listen = config.listen;
   options.transport = config.transport;
+  options.data_listen = config.data_listen;
   options.busy_polling = config.polling == "busy";
   if (config.listen.empty()) {
     return Status(Errc::kConfig,

@@ -76,7 +76,7 @@ flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const S
   const auto param_index = numbers(builder, message.param_index);
   const auto param_value = numbers(builder, message.param_value);
   const auto fetches = structs<fbs::Fetch>(builder, message.fetches, [](const FetchEntry& entry) {
-    return fbs::Fetch(entry.storage.id, entry.offset, entry.size, entry.storage.version, 0);
+    return fbs::Fetch(entry.storage.id, entry.offset, entry.size, entry.place, entry.storage.version, entry.window);
   });
   const auto offers = structs<fbs::WindowOffer>(builder, message.window_offers, [](const WindowOffer& offer) {
     return fbs::WindowOffer(to_wire(offer.key), offer.size, offer.window, 0);
@@ -178,7 +178,7 @@ Result<ClientMessage> read(const fbs::Submission& from) {
   message.param_index = copied(from.param_index());
   message.param_value = copied(from.param_value());
   message.fetches = converted<FetchEntry>(from.fetches(), [](const fbs::Fetch& f) {
-    return FetchEntry{{f.id(), f.version()}, f.offset(), f.size()};
+    return FetchEntry{{f.id(), f.version()}, f.offset(), f.size(), f.window(), f.place()};
   });
   message.window_offers = converted<WindowOffer>(from.window_offers(), [](const fbs::WindowOffer& w) {
     return WindowOffer{w.window(), w.size(), from_wire(w.key())};

@@ -21,7 +21,7 @@
 namespace genie::wire {
 
 // Changes with every change of the messages; exchanged at the handshake, where both sides must have the same.
-inline constexpr uint32_t kProtocolVersion = 3;
+inline constexpr uint32_t kProtocolVersion = 4;
 
 inline constexpr size_t kMaxMessageBytes = size_t{16} << 20;
 inline constexpr size_t kMaxTextBytes = 8192;   // longer error texts are cut
@@ -45,6 +45,9 @@ struct FetchEntry {
   executor::StorageVersion storage;
   uint64_t offset = 0;
   uint64_t size = 0;
+  uint32_t window =
+      kNoWindow;  // memory of the client that wants the bytes, and where in it; none: the node finds a place
+  uint64_t place = 0;
 };
 
 struct WindowOffer {

@@ -1,6 +1,8 @@
 // Submissions, completions and waiting of a RemoteCore.
 #include "src/session/remote_core.h"
 
+#include <sys/eventfd.h>
+
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -35,9 +37,17 @@ RemoteCore::RemoteCore(Setup setup)
       timeout_ns_(setup.options.progress_timeout_ms * 1'000'000),
       transport_(std::move(setup.transport)),
       endpoint_(setup.endpoint),
-      completions_(kCompletionsPerPoll) {}
+      completions_(kCompletionsPerPoll) {
+  maps_ = transport_->capabilities().maps_remote_memory;
+  if (!transport_->capabilities().needs_polling) return;
+  call_fd_ = datapath::FileDescriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  attendant_ = std::thread([this] { attend(); });
+}
 
-RemoteCore::~RemoteCore() { end(Errc::kCancelled); }
+RemoteCore::~RemoteCore() {
+  end(Errc::kCancelled);
+  if (attendant_.joinable()) attendant_.join();
+}
 
 Status RemoteCore::failure() const {
   const std::lock_guard lock(mutex_);
@@ -56,7 +66,10 @@ Result<std::shared_ptr<Ticket>> RemoteCore::submit(Submission submission) {
   size_t handed_over_bytes = 0;
   Result<std::shared_ptr<Ticket>> ticket = submit(std::move(submission), handed_over_bytes);
   // The node is at work now: a next step like this one finds its memory ready.
-  if (ticket && handed_over_bytes != 0) prepare_ahead(handed_over_bytes);
+  if (ticket && handed_over_bytes != 0) {
+    call_attendant();  // the node fetches them now, whether somebody waits here or not
+    prepare_ahead(handed_over_bytes);
+  }
   return ticket;
 }
 
@@ -79,8 +92,10 @@ Result<std::shared_ptr<Ticket>> RemoteCore::submit(Submission submission, size_t
     ticket->wanted_bytes_.push_back(fetch.size);
     message.fetches.push_back({.storage = fetch.storage, .offset = fetch.offset, .size = fetch.size});
   }
+  if (!maps_) GENIE_TRY(place_results_locked(*ticket, message));
   if (Status taken = take_uploads_locked(submission, *ticket, message, handed_over_bytes); !taken.ok()) {
     for (const UploadPlace& place : ticket->uploads_) release_upload(place);
+    release_places(*ticket);
     return taken;
   }
   message.ticket = next_ticket_++;
@@ -138,6 +153,7 @@ Status RemoteCore::send_locked(const wire::ClientMessage& message, bool submissi
 
 bool RemoteCore::poll_locked() {
   if (!failure_.ok()) return false;
+  polls_.fetch_add(1, std::memory_order_relaxed);
   const size_t count = transport_->poll(completions_);
   for (size_t i = 0; i < count; ++i) {
     datapath::Completion completion = std::move(completions_[i]);
@@ -210,7 +226,9 @@ Status RemoteCore::fill_outcome(RemoteTicket& ticket, wire::CompletionMessage& m
     Status status = message.fetched[i].status;
     std::unique_ptr<Fetched> fetched;
     if (status.ok()) {
-      Result<std::unique_ptr<Fetched>> made = make_fetched_locked(message.fetched[i], size);
+      const bool placed = !ticket.result_places_.empty() && ticket.result_places_[i].window != nullptr;
+      Result<std::unique_ptr<Fetched>> made =
+          placed ? make_placed_locked(ticket.result_places_[i]) : make_fetched_locked(message.fetched[i], size);
       if (made) {
         fetched = std::move(*made);
         add(fetches_, 1);
@@ -230,6 +248,8 @@ Status RemoteCore::fill_outcome(RemoteTicket& ticket, wire::CompletionMessage& m
 void RemoteCore::finish_locked(RemoteTicket& ticket) {
   for (const UploadPlace& place : ticket.uploads_) release_upload(place);
   ticket.uploads_.clear();
+  // Of fetches that failed. A node that was lost may still write: then nothing is put there again.
+  if (failure_.ok()) release_places(ticket);
   ticket.done_.store(true, std::memory_order_release);
   notify_waiters();
 }
@@ -243,6 +263,7 @@ void RemoteCore::end_locked(const Status& why) {
   if (!failure_.ok()) return;
   failure_ = why;
   ended_.store(true, std::memory_order_release);
+  call_attendant();
   // Mappings stay: results live in them until they and this object go.
   (void)transport_->close(endpoint_);
   for (auto& [number, ticket] : tickets_) {

@@ -18,6 +18,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "datapath/base/file_descriptor.h"
 #include "datapath/transport.h"
 #include "src/protocol/fragments.h"
 #include "src/protocol/session_messages.h"
@@ -31,7 +32,7 @@ namespace genie::session {
 // long as no more than this waits to be submitted.
 inline constexpr size_t kRegionUploadBytes = size_t{256} << 10;
 
-// Memory that the node copies uploads out of.
+// Memory that the node copies uploads out of, or, over a network, writes results into.
 struct UploadWindow {
   uint32_t number = 0;
   datapath::Region region;
@@ -59,7 +60,7 @@ struct ResultRegion {
   Status failure;  // why it is not mapped
 };
 
-// Where one upload lies.
+// Where one upload lies, or one result is to lie.
 struct UploadPlace {
   UploadWindow* window = nullptr;
   size_t offset = 0;
@@ -98,6 +99,8 @@ class RemoteTicket final : public Ticket {
   Outcome outcome_;
   std::vector<UploadPlace> uploads_;
   std::vector<uint64_t> wanted_bytes_;  // of each fetch
+  // Over a network, of each fetch: where the node is to write it; no window for one that comes with the completion.
+  std::vector<UploadPlace> result_places_;
   std::atomic<bool> done_{false};
 };
 
@@ -132,6 +135,7 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
  private:
   friend class RemoteUpload;
   friend class RemoteFetched;
+  friend class PlacedFetched;
   class Guard;
   using Departing = std::vector<std::unique_ptr<OutgoingRegion>>;
 
@@ -155,6 +159,11 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   void notify_waiters() noexcept;
   Status timed_out() const;
 
+  // -- attendant.cc: who polls while nobody waits
+  void attend();
+  bool attend_once(int& armed);
+  void call_attendant() noexcept;
+
   // -- remote_uploads.cc: where uploads lie
   std::optional<UploadPlace> place_in_window(size_t size);
   Result<UploadPlace> place_in_new_window(size_t size);
@@ -177,6 +186,13 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   Status on_result_region_locked(const wire::ResultRegion& told);
   Result<std::unique_ptr<Fetched>> make_fetched_locked(const wire::FetchedEntry& entry, uint64_t size);
   void release_result(uint64_t result, std::span<std::byte> bytes, bool written) noexcept;
+
+  // -- remote_places.cc: results that the node writes into memory of this process
+  Status place_results_locked(RemoteTicket& ticket, wire::SubmissionMessage& message);
+  Result<UploadPlace> place_result_locked(size_t size);
+  Result<std::unique_ptr<Fetched>> make_placed_locked(UploadPlace& place);
+  void release_place(const UploadPlace& place) noexcept;
+  void release_places(RemoteTicket& ticket) noexcept;
   std::vector<uint64_t> take_releases();
   void send_releases_locked();
 
@@ -185,6 +201,7 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   const uint32_t in_flight_max_;
   const uint64_t memory_bytes_;
   const uint64_t timeout_ns_;
+  bool maps_ = true;  // each side addresses what the other shares; otherwise bytes are written across a network
 
   // Guarded by mutex_.
   mutable OwnedMutex mutex_;
@@ -204,6 +221,9 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   std::mutex memory_mutex_;
   std::vector<std::unique_ptr<UploadWindow>> upload_windows_;
   std::vector<std::unique_ptr<OutgoingRegion>> outgoing_;
+  std::vector<std::unique_ptr<UploadWindow>> result_windows_;
+  size_t result_window_bytes_ = 0;
+  size_t placed_bytes_ = 0;  // of results that the program holds, or waits for
   size_t upload_window_bytes_ = 0;
   size_t waiting_window_bytes_ = 0;        // of uploads that nobody has submitted yet
   std::vector<uint64_t> result_releases_;  // to be told with the next submission, or when they hold much memory
@@ -216,6 +236,11 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   std::atomic<int> waiters_{0};
   std::atomic<int> contenders_{0};
   std::atomic<bool> sleeping_{false};
+
+  // The attendant.
+  datapath::FileDescriptor call_fd_;
+  std::atomic<uint64_t> polls_{0};
+  std::thread attendant_;
 
   std::atomic<uint64_t> last_sign_ns_{0};
   std::atomic<uint32_t> in_flight_{0};
@@ -295,6 +320,20 @@ class RemoteFetched final : public Fetched {
   const uint64_t result_;
   const std::span<std::byte> bytes_;
   std::atomic<bool> written_{false};
+};
+
+// A result in memory of this process that the node wrote.
+class PlacedFetched final : public Fetched {
+ public:
+  PlacedFetched(std::shared_ptr<RemoteCore> core, UploadPlace place)
+      : core_(std::move(core)), place_(place), bytes_(place.window->region.data + place.offset, place.size) {}
+  ~PlacedFetched() override { core_->release_place(place_); }
+  std::span<std::byte> bytes() override { return bytes_; }
+
+ private:
+  const std::shared_ptr<RemoteCore> core_;
+  const UploadPlace place_;
+  const std::span<std::byte> bytes_;
 };
 
 }  // namespace genie::session

@@ -91,6 +91,18 @@ NodeInfo info_of(const control::OpenAnswer& answer) {
   return info;
 }
 
+// A node that listens on all its addresses does not know by which one this side reaches it: by that of its control plane.
+std::string reachable(const std::string& data_address, std::string_view uri) {
+  constexpr std::string_view kScheme = "tcp://";
+  const auto host_of = [&](std::string_view address) {
+    return address.substr(kScheme.size(), address.rfind(':') - kScheme.size());
+  };
+  if (!data_address.starts_with(kScheme) || !uri.starts_with(kScheme)) return data_address;
+  const std::string_view host = host_of(data_address);
+  if (host != "0.0.0.0" && host != "*" && host != "[::]" && !host.empty()) return data_address;
+  return std::string(kScheme) + std::string(host_of(uri)) + data_address.substr(data_address.rfind(':'));
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Link>> open_remote(std::string_view uri, const LinkOptions& options) {
@@ -124,12 +136,15 @@ Result<std::unique_ptr<Link>> open_remote(std::string_view uri, const LinkOption
       datapath::make_backend(answer->transport, {.control_timeout_ms = options.progress_timeout_ms});
   GENIE_TRY(transport.status());
   setup.transport = std::move(*transport);
-  const Result<datapath::EndpointId> endpoint =
-      setup.transport->connect(answer->data_address, std::as_bytes(std::span(answer->data_token)), deadline);
+  const Result<datapath::EndpointId> endpoint = setup.transport->connect(
+      reachable(answer->data_address, uri), std::as_bytes(std::span(answer->data_token)), deadline);
   if (!endpoint) {
+    const std::string hint = answer->transport == "shm"
+                                 ? "the transport 'shm' works within one machine"
+                                 : "see the node's --data-listen, and what stands between the two machines";
     return Status(endpoint.code(), "node '" + answer->node_name + "' at " + std::string(uri) +
-                                       ": its data endpoint does not answer (" + endpoint.status().to_string() +
-                                       "); the transport '" + answer->transport + "' works within one machine");
+                                       ": its data endpoint does not answer (" + endpoint.status().to_string() + "); " +
+                                       hint);
   }
   setup.endpoint = *endpoint;
   auto core = std::make_shared<RemoteCore>(std::move(setup));

@@ -43,7 +43,8 @@ Result<std::unique_ptr<Upload>> RemoteCore::begin_upload(size_t size) {
   const auto in_window = [&](const UploadPlace& place) {
     return std::unique_ptr<Upload>(std::make_unique<RemoteUpload>(shared_from_this(), place));
   };
-  if (size >= kRegionUploadBytes) return upload_in_region(size);
+  // Nobody copies out of a window across a network; what is small travels with the word that hands it over.
+  if (size >= kRegionUploadBytes || !maps_) return upload_in_region(size);
   if (const std::optional<UploadPlace> place = place_in_window(size)) return in_window(*place);
   bool may_grow = false;
   {

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "datapath/ucx/ucx_fabric.h"
 #include "tests/e2e/node_process.h"
 #include "tests/e2e/run_command.h"
 
@@ -35,6 +36,14 @@ void expect_steady_steps(const Ran& ran) {
 TEST(CharGpt, WritesOnANodeWhatItWritesHere) {
   NodeProcess node({"--threads", "1"});  // as many as the program: the same arithmetic in the same order
   ASSERT_TRUE(node.wait_ready()) << node.errors();
+  expect_steady_steps(write_text("--cluster " + node.uri()));
+}
+
+TEST(CharGpt, WritesAcrossANetworkWhatItWritesHere) {
+  if (!genie::datapath::ucx_compiled_in()) GTEST_SKIP() << "this build has no UCX";
+  NodeProcess node({"--threads", "1", "--transport", "ucx"});
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  EXPECT_NE(node.errors().find("transport=ucx"), std::string::npos) << node.errors();
   expect_steady_steps(write_text("--cluster " + node.uri()));
 }
 

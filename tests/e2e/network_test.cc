@@ -1,0 +1,255 @@
+// Sessions with a real genie-node over a network transport, on loopback: bytes both ways, counters, ends.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstring>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+#include "datapath/ucx/ucx_fabric.h"
+#include "src/session/link.h"
+#include "tests/e2e/node_process.h"
+#include "tests/e2e/template_builder.h"
+
+namespace genie::session {
+namespace {
+
+using test::NodeProcess;
+
+class Network : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!datapath::ucx_compiled_in()) GTEST_SKIP() << "this build has no UCX";
+  }
+  static std::vector<std::string> flags(std::vector<std::string> more = {}) {
+    more.insert(more.begin(), {"--transport", "ucx"});
+    return more;
+  }
+};
+
+std::unique_ptr<Link> open(const NodeProcess& node, LinkOptions options = {}) {
+  Result<std::unique_ptr<Link>> link = Link::open(node.uri(), options);
+  EXPECT_TRUE(link.ok()) << link.status().to_string();
+  return link.ok() ? std::move(*link) : nullptr;
+}
+
+std::shared_ptr<Ticket> submit(Link& link, Submission submission) {
+  Result<std::shared_ptr<Ticket>> ticket = link.submit(std::move(submission));
+  EXPECT_TRUE(ticket.ok()) << ticket.status().to_string();
+  const Status waited = link.wait(**ticket);
+  EXPECT_TRUE(waited.ok()) << waited.to_string();
+  return std::move(*ticket);
+}
+
+std::byte pattern(uint64_t seed, size_t i) { return std::byte((seed * 131 + i * 7 + (i >> 8)) & 0xFF); }
+
+UploadRequest filled(Link& link, uint64_t id, size_t size) {
+  Result<std::unique_ptr<Upload>> memory = link.begin_upload(size);
+  EXPECT_TRUE(memory.ok()) << memory.status().to_string();
+  const std::span<std::byte> bytes = (*memory)->bytes();
+  for (size_t i = 0; i < size; ++i) bytes[i] = pattern(id, i);
+  return {.storage = {.id = id, .version = 0}, .memory = std::move(*memory)};
+}
+
+bool holds(std::span<const std::byte> bytes, uint64_t id, size_t offset = 0) {
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    if (bytes[i] != pattern(id, offset + i)) return false;
+  }
+  return true;
+}
+
+TEST_F(Network, CarriesBytesOfEverySizeBothWays) {
+  NodeProcess node(flags());
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  ASSERT_NE(link, nullptr);
+  EXPECT_EQ(link->node().transport, "ucx");
+  const std::vector<size_t> sizes{0, 1, 255, 257, 4096, 32U << 10, (32U << 10) + 1, 256U << 10, 1'000'003, 20U << 20};
+  uint64_t id = 1;
+  for (const size_t size : sizes) {
+    Submission submission;
+    submission.uploads.push_back(filled(*link, id, size));
+    submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = size});
+    submission.fetches.push_back({.storage = {id, 0}, .offset = size / 2, .size = size - size / 2});
+    const auto ticket = submit(*link, std::move(submission));
+    ASSERT_TRUE(ticket->outcome().status.ok()) << size << ": " << ticket->outcome().status.to_string();
+    ASSERT_EQ(ticket->outcome().fetched.size(), 2U);
+    EXPECT_TRUE(holds(ticket->outcome().fetched[0]->bytes(), id)) << size;
+    EXPECT_TRUE(holds(ticket->outcome().fetched[1]->bytes(), id, size / 2)) << size;
+    ++id;
+  }
+  const LinkCounters counters = link->counters();
+  EXPECT_EQ(counters.upload_bytes, std::accumulate(sizes.begin(), sizes.end(), size_t{0}));
+  EXPECT_EQ(counters.upload_copied_bytes, 0U);
+  // What was uploaded lies in memory that several storages share, and is copied once to be sent back.
+  EXPECT_LE(counters.fetch_copied_bytes, counters.fetch_bytes);
+}
+
+TEST_F(Network, AComputedResultIsWrittenFromWhereItIs) {
+  NodeProcess node(flags());
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  constexpr uint64_t kElements = 50'000;
+  const auto id = link->register_template(test::add_template(1, kElements));
+  ASSERT_TRUE(id.ok()) << id.status().to_string();
+  Submission upload;
+  for (uint64_t storage = 1; storage <= 2; ++storage) {
+    auto memory = link->begin_upload(kElements * sizeof(float));
+    ASSERT_TRUE(memory.ok());
+    std::memset((*memory)->bytes().data(), 0, kElements * sizeof(float));
+    upload.uploads.push_back({.storage = {storage, 0}, .memory = std::move(*memory)});
+  }
+  (void)submit(*link, std::move(upload));
+  for (uint32_t step = 0; step < 3; ++step) {
+    Submission submission;
+    submission.template_id = *id;
+    submission.slots = {{.id = 1, .version_in = step, .version_out = step + 1, .size_bytes = 0},
+                        {.id = 2, .version_in = 0, .version_out = 0, .size_bytes = 0}};
+    submission.fetches.push_back({.storage = {1, step + 1}, .offset = 0, .size = kElements * sizeof(float)});
+    const auto ticket = submit(*link, std::move(submission));
+    ASSERT_TRUE(ticket->outcome().status.ok()) << ticket->outcome().status.to_string();
+    EXPECT_EQ(ticket->outcome().fetched[0]->bytes().size(), kElements * sizeof(float));
+  }
+  EXPECT_EQ(link->counters().fetches, 3U);
+  EXPECT_EQ(link->counters().fetch_copied_bytes, 0U);
+}
+
+TEST_F(Network, ResultsOutliveTheLinkAndTheNode) {
+  auto node = std::make_unique<NodeProcess>(flags());
+  ASSERT_TRUE(node->wait_ready()) << node->errors();
+  auto link = open(*node);
+  Submission submission;
+  submission.uploads.push_back(filled(*link, 1, 1U << 20));
+  submission.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = 1U << 20});
+  auto ticket = submit(*link, std::move(submission));
+  std::unique_ptr<Fetched> result = std::move(ticket->outcome().fetched[0]);
+  ticket.reset();
+  link.reset();
+  node.reset();
+  EXPECT_TRUE(holds(result->bytes(), 1));
+  std::memset(result->bytes().data(), 0, result->bytes().size());
+}
+
+TEST_F(Network, ResultsAreKeptApartAndTheirPlacesUsedAgain) {
+  NodeProcess node(flags());
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  std::vector<std::unique_ptr<Fetched>> kept;
+  for (uint64_t id = 1; id <= 200; ++id) {
+    Submission submission;
+    submission.uploads.push_back(filled(*link, id, 30'000));
+    submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = 30'000});
+    submission.frees = {id - 1};
+    auto ticket = submit(*link, std::move(submission));
+    ASSERT_TRUE(ticket->outcome().status.ok());
+    std::unique_ptr<Fetched> result = std::move(ticket->outcome().fetched[0]);
+    EXPECT_TRUE(holds(result->bytes(), id)) << id;
+    if (id % 3 != 0) {
+      kept.push_back(std::move(result));
+    } else {
+      std::memset(result->bytes().data(), 0xEE, 30'000);
+      kept.push_back(nullptr);
+    }
+  }
+  for (uint64_t id = 1; id <= kept.size(); ++id) {
+    if (kept[id - 1] != nullptr) {
+      EXPECT_TRUE(holds(kept[id - 1]->bytes(), id)) << id;
+    }
+  }
+}
+
+TEST_F(Network, ManyThreadsSubmitAndWait) {
+  NodeProcess node(flags());
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong{0};
+  for (uint32_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (uint64_t i = 1; i <= 100; ++i) {
+        const uint64_t id = (static_cast<uint64_t>(t) << 32) + i;
+        const size_t size = 64 + 1000 * i;
+        Submission submission;
+        submission.stream = t;
+        submission.uploads.push_back(filled(*link, id, size));
+        submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = size});
+        submission.frees = {id - 1};
+        const auto ticket = submit(*link, std::move(submission));
+        if (!ticket->outcome().status.ok() || !holds(ticket->outcome().fetched[0]->bytes(), id)) ++wrong;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+}
+
+// Nobody waits on this side: what was handed over is fetched all the same.
+TEST_F(Network, AnUploadArrivesWhileTheProgramDoesSomethingElse) {
+  NodeProcess node(flags());
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  Submission submission;
+  submission.uploads.push_back(filled(*link, 1, 20U << 20));
+  const auto ticket = link->submit(std::move(submission));
+  ASSERT_TRUE(ticket.ok()) << ticket.status().to_string();
+  EXPECT_TRUE(node.eventually([](const control::NodeReport& report) { return report.storage_bytes >= 20U << 20; }));
+  ASSERT_TRUE(link->wait(**ticket).ok());
+}
+
+TEST_F(Network, ANodeThatIsKilledInTheMiddleEndsWhatIsPending) {
+  NodeProcess node(flags());
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node);
+  std::vector<std::shared_ptr<Ticket>> tickets;
+  for (uint64_t id = 1; id <= 4; ++id) {
+    Submission submission;
+    submission.uploads.push_back(filled(*link, id, 32U << 20));
+    submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = 32U << 20});
+    auto ticket = link->submit(std::move(submission));
+    ASSERT_TRUE(ticket.ok()) << ticket.status().to_string();
+    tickets.push_back(std::move(*ticket));
+  }
+  node.signal(SIGKILL);
+  int lost = 0;
+  for (const auto& ticket : tickets) {
+    EXPECT_TRUE(link->wait(*ticket).ok()) << "it ends, with the error as its outcome";
+    const Status& status = ticket->outcome().status;
+    if (status.ok()) continue;
+    ++lost;
+    EXPECT_EQ(status.code(), Errc::kDisconnected);
+    EXPECT_NE(status.text().find("node '"), std::string_view::npos) << status.to_string();
+  }
+  EXPECT_GT(lost, 0);
+  EXPECT_EQ(link->submit({}).code(), Errc::kDisconnected);
+}
+
+TEST_F(Network, AStoppedNodeIsGivenUp) {
+  NodeProcess node(flags());
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const auto link = open(node, {.progress_timeout_ms = 60'000});
+  node.stop();
+  const auto ticket = link->submit({});
+  if (ticket.ok()) {
+    EXPECT_TRUE(link->wait(**ticket).ok());
+    EXPECT_EQ((*ticket)->outcome().status.code(), Errc::kDisconnected);
+  }
+}
+
+TEST_F(Network, ClosingLeavesNothingBehind) {
+  NodeProcess node(flags());
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  auto link = open(node);
+  Submission submission;
+  submission.uploads.push_back(filled(*link, 1, 1U << 20));
+  submission.uploads.push_back(filled(*link, 2, 1000));
+  submission.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = 1000});
+  (void)submit(*link, std::move(submission));
+  EXPECT_EQ(node.report().storages, 2U);
+  link->close();
+  EXPECT_TRUE(node.becomes_empty());
+  EXPECT_EQ(link->submit({}).code(), Errc::kCancelled);
+}
+
+}  // namespace
+}  // namespace genie::session
