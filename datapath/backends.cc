@@ -9,11 +9,11 @@
 
 namespace genie::datapath {
 
-namespace {
-
-std::string names() {
+std::string backend_names() {
   return std::string("shm, ") + (ucx_compiled_in() ? "ucx, " : "") + (verbs_compiled_in() ? "verbs, " : "") + "or auto";
 }
+
+namespace {
 
 NetOptions net_options(const BackendOptions& options) {
   NetOptions net;
@@ -31,7 +31,7 @@ Result<std::string> choose_backend(std::string_view name) {
   if (name == "verbs" && verbs_compiled_in()) return std::string("verbs");
   const bool known = name == "ucx" || name == "verbs" || name == "dpdk";
   std::string text = known ? "transport '" : "'";
-  text.append(name).append(known ? "' is not compiled in: use " : "' is no transport: use ").append(names());
+  text.append(name).append(known ? "' is not compiled in: use " : "' is no transport: use ").append(backend_names());
   return Status(Errc::kConfig, std::move(text));
 }
 

@@ -23,6 +23,9 @@ struct BackendOptions {
   std::string verbs_devices;                 // "mlx5_0,mlx5_2:1"; empty: every RDMA port that is up
 };
 
+// What choose_backend() knows, for people: "shm, ucx, or auto".
+std::string backend_names();
+
 // The transport that `name` means: itself, or for "auto" the best one that is compiled in. kConfig, with the names that
 // there are, for one that is unknown or not compiled in.
 Result<std::string> choose_backend(std::string_view name);

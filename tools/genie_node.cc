@@ -11,6 +11,7 @@
 #include <cstring>
 #include <ctime>
 
+#include "datapath/backends.h"
 #include "datapath/base/log.h"
 #include "src/node/node_config.h"
 #include "src/node/server.h"
@@ -82,7 +83,7 @@ void declare(CLI::App& app, Flags& flags) {
   app.add_option("--config", flags.config, "YAML file; flags win over it");
   app.add_option("--listen", flags.listen,
                  "Address of the control plane, may be repeated: unix:/path.sock, tcp://host:port");
-  app.add_option("--transport", flags.transport, "shm, ucx, verbs, dpdk or auto (what this build has)");
+  app.add_option("--transport", flags.transport, "How bytes reach clients: " + genie::datapath::backend_names());
   app.add_option(
       "--data-listen", flags.data_listen,
       "Address of the data endpoint of a network transport: tcp://host:port; by default the host of --listen and "
