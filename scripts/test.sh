@@ -14,7 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 suites=(main install fuzz guest sanitizers tsan coverage format)
 declare -A about=(
   [main]="unit, conformance, frontend, end-to-end and Python tests, op_db among them, release build (build/)"
-  [install]="the installed library, used from outside the tree through pkg-config and through CMake; its exported symbols"
+  [install]="the installed library, programs and Python package, used from outside the tree; the exported symbols"
   [fuzz]="libFuzzer on the decoders of the wire: their corpus, then some seconds each (build-fuzz/; GENIE_FUZZ_SECONDS)"
   [guest]="RDMA: Soft-RoCE in virtual machines, one and two (QEMU, emulated: slow)"
   [sanitizers]="the main tests under AddressSanitizer and UndefinedBehaviorSanitizer (build-asan/)"
@@ -124,7 +124,7 @@ suite_coverage() {
 suite_install() {
   release_build
   local step
-  for step in install symbols headers pkg-config cmake; do
+  for step in install symbols headers pkg-config cmake programs python; do
     check install "$step" "$GENIE_ROOT/tests/install/run.sh" "$GENIE_ROOT/build" "$results.install" "$step"
   done
 }

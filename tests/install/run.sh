@@ -3,7 +3,8 @@
 #
 #   tests/install/run.sh BUILD_FOLDER SCRATCH_FOLDER STEP
 #
-# STEP is install (into SCRATCH_FOLDER/tree), symbols, headers, pkg-config or cmake; the later ones need the first.
+# STEP is install (into SCRATCH_FOLDER/tree), symbols, headers, pkg-config, cmake, programs or python; the later ones need
+# the first.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 build=$1
@@ -23,12 +24,24 @@ find_one() { find "$tree" -name "$1" | head -n 1; }
 compiler=(g++)
 if command -v ccache >/dev/null; then compiler=(ccache g++); fi
 
+# check_libraries FILE: it finds all that it is linked to, and nothing of that in the build folder.
+check_libraries() {
+  local libraries
+  libraries=$(env -u LD_LIBRARY_PATH ldd "$1")
+  if grep -q "not found" <<<"$libraries"; then fail "$1 does not find all its libraries: $libraries"; fi
+  if grep -qF "$build" <<<"$libraries"; then fail "$1 uses the build folder: $libraries"; fi
+}
+uses_installed() {
+  local libraries
+  libraries=$(env -u LD_LIBRARY_PATH ldd "$1")
+  grep -q "=> $tree/.*libgenie" <<<"$libraries" || fail "$1 does not use the installed library: $libraries"
+}
+
 # The program must run with the installed library and with nothing of the build folder.
 run_runner() {
-  local program=$1 libraries
-  libraries=$(ldd "$program")
-  grep -q "=> $tree/.*libgenie" <<<"$libraries" || fail "$program does not use the installed library: $libraries"
-  if grep -qF "$build" <<<"$libraries"; then fail "$program uses the build folder: $libraries"; fi
+  local program=$1
+  check_libraries "$program"
+  uses_installed "$program"
   "$program" "$here/../../examples/char_gpt/char_gpt.pt"
 }
 
@@ -76,6 +89,46 @@ case $step in
       -DGenie_DIR="$(dirname "$(find_one GenieConfig.cmake)")"
     cmake --build "$scratch/cmake"
     run_runner "$scratch/cmake/runner"
+    ;;
+  programs)
+    for program in "$tree"/bin/*; do
+      check_libraries "$program"
+      version=$(env -u LD_LIBRARY_PATH "$program" --version)
+      grep -q '[0-9]\.[0-9]' <<<"$version" || fail "$program --version says no version: $version"
+    done
+    # Loaded and called; it wants arguments that `genie run` cannot draw.
+    said=$("$tree/bin/genie" run "$here/../../examples/char_gpt/char_gpt.pt" --device cpu 2>&1 || true)
+    grep -q "missing value for argument" <<<"$said" || fail "the installed genie does not run a model: $said"
+    ;;
+  python)
+    native=$(find_one 'genie_native*.so')
+    if [ -z "$native" ]; then
+      echo "this build has no Python module" >&2
+      exit 0
+    fi
+    check_libraries "$native"
+    uses_installed "$native"
+    folder=$(dirname "$native")
+    python=$(cd "$here/../.." && ls -d "$PWD/.venv/bin/python" 2>/dev/null || echo python3)
+    # Where the prefix is one that Python knows, it has to look there by itself.
+    base=$("$python" -c 'import sys; print(sys._base_executable)')
+    known=$("$base" -I -c 'import site; print(*site.getsitepackages(), sep="\n")')
+    prefix=${tree#"$scratch/tree"}
+    if grep -q "^$prefix/lib" <<<"$known" && ! grep -qxF "${folder#"$scratch/tree"}" <<<"$known"; then
+      fail "Python does not look in ${folder#"$scratch/tree"}, but in: $known"
+    fi
+    cd "$scratch"
+    env -u LD_LIBRARY_PATH PYTHONPATH="$folder" "$python" - "$tree" <<'PYTHON'
+import sys
+import genie, genie_native, torch
+for module in (genie, genie_native):
+    assert module.__file__.startswith(sys.argv[1]), module.__file__
+libraries = {line.split()[-1] for line in open("/proc/self/maps") if "libgenie" in line}
+assert len(libraries) == 1 and libraries.pop().startswith(sys.argv[1]), libraries
+genie.connect("embedded:")
+x = torch.arange(6.0, device="remote_accelerator:0")
+assert torch.equal((x + x).cpu(), 2 * torch.arange(6.0))
+PYTHON
     ;;
   *) fail "no step is called $step" ;;
 esac
