@@ -35,7 +35,7 @@ configure() {
   # Elsewhere the folder keeps what it has: going back and forth would compile everything again.
   if [ -n "${CI:-}" ] && [ "${CI:-}" != false ]; then options+=(-Dwerror=true); fi
   if [ -f "$folder/build.ninja" ]; then
-    say "configuring ${folder#"$GENIE_ROOT"/} (again)"
+    say "configuring ${folder#"$GENIE_ROOT"/}: bringing it up to date"
     if meson setup --reconfigure "${options[@]}" "$folder" "$GENIE_ROOT" >"$folder/configure.log" 2>&1; then
       return 0
     fi

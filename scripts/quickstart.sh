@@ -1,16 +1,37 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, starts a genie-node, lets a small GPT write text on it, and says what that did.
 #
-#   scripts/quickstart.sh [OPTION OF build/examples/char_gpt/char_gpt...]
+#   scripts/quickstart.sh [OPTION...]
+#   scripts/quickstart.sh --help
+#
+# Options go to the example: --prompt TEXT and --tokens N, say. What is installed: Debian's packages that building needs (as
+# root, or through sudo), and the torch wheel into .venv of this checkout; what is built: the programs and the Python
+# package, into build/. Tests and benches are left to scripts/test.sh. A second run does what is left to do: next to nothing.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-"$GENIE_ROOT/scripts/setup.sh"
-configure build
-build build tools/genie tools/genie-node examples/char_gpt/char_gpt
+case " $* " in
+  *' --help '* | *' -h '*)
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+    example=$GENIE_ROOT/build/examples/char_gpt/char_gpt
+    if [ -x "$example" ]; then
+      printf "\nThe example's options:\n\n"
+      "$example" --help
+    fi
+    exit 0
+    ;;
+esac
+
+"$GENIE_ROOT/scripts/setup.sh" build
+# A folder that is there keeps its options: scripts/test.sh may have made it.
+options=()
+[ -f "$GENIE_ROOT/build/build.ninja" ] || options=(-Dtests=false -Dbench=disabled)
+configure build "${options[@]}"
+targets=(tools/genie tools/genie-node examples/char_gpt/char_gpt)
 # The Python module, where there is a torch wheel to build it for.
-if grep -q '^build python:' "$GENIE_ROOT/build/build.ninja"; then build build python; fi
+if grep -q '^build python:' "$GENIE_ROOT/build/build.ninja"; then targets+=(python); fi
+build build "${targets[@]}"
 
 scratch=$(mktemp -d)
 node=

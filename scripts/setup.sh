@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Brings a Debian 12 machine to the point where Genie builds: the packages it needs, and libtorch.
 #
-#   scripts/setup.sh          what building and the default tests need
+#   scripts/setup.sh build    what building the library, the programs and the Python package needs, and nothing else
+#   scripts/setup.sh          that, and what the default tests and the benches need, with the peers that these measure
 #   scripts/setup.sh guest    that, and what the suite `guest` needs: a virtual machine with RDMA
 #
 # Installs the missing packages with apt-get (as root, or through sudo), and the torch wheel into .venv of this checkout.
@@ -14,15 +15,18 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 # Why each is there: docs/dependencies.md.
 packages=(
   # tools
-  g++ meson ninja-build ccache pkg-config cmake binutils git ca-certificates python3 python3-dev python3-venv python3-yaml
-  clang-format clang-tidy gcovr valgrind clang-14 libclang-rt-14-dev
+  g++ meson ninja-build ccache pkg-config binutils git ca-certificates python3 python3-dev python3-venv
   # the runtime
   libspdlog-dev libfmt-dev libyaml-cpp-dev libxxhash-dev libcli11-dev nlohmann-json3-dev
   # wire and control plane
   libflatbuffers-dev flatbuffers-compiler libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
   # transports
   libibverbs-dev librdmacm-dev ibverbs-providers libucx-dev
-  # tests, benches and the peers that they measure
+)
+
+# Tests, benches and the peers that they measure.
+test_packages=(
+  cmake clang-format clang-tidy gcovr valgrind clang-14 libclang-rt-14-dev python3-yaml
   libgtest-dev libgmock-dev libbenchmark-dev libconcurrentqueue-dev libboost-dev libdpdk-dev ucx-utils
 )
 
@@ -33,11 +37,22 @@ guest_packages=(
   ibverbs-utils rdmacm-utils perftest iproute2
 )
 
+wheels=(numpy)
+modules=numpy
 case ${1:-} in
-  '') ;;
-  guest) packages+=("${guest_packages[@]}") ;;
-  *) die "it takes no argument, or guest" ;;
+  build) ;;
+  '') packages+=("${test_packages[@]}") ;;
+  guest) packages+=("${test_packages[@]}" "${guest_packages[@]}") ;;
+  -h | --help)
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+  *) die "it takes no argument, or one of build, guest" ;;
 esac
+if [ "${1:-}" != build ]; then
+  wheels+=(pytest expecttest pyyaml)
+  modules+=", pytest, expecttest, yaml"
+fi
 
 missing_packages() {
   local have
@@ -106,13 +121,13 @@ install_torch() {
   [ "$(torch_version_in "$venv")" = "$GENIE_TORCH_VERSION" ] || die "pip left no torch $GENIE_TORCH_VERSION in .venv"
 }
 
-# Tests of the Python side; torch without numpy warns at import. And `import genie` finds this checkout's build.
+# torch without numpy warns at import; the others are for the tests of the Python side. And `import genie` finds this checkout's build.
 install_python() {
   local venv=$GENIE_ROOT/.venv
   [ -x "$venv/bin/python" ] || return 0
-  if ! "$venv/bin/python" -c 'import numpy, pytest, expecttest, yaml' 2>/dev/null; then
-    say "python: installing numpy, pytest, expecttest and pyyaml into .venv"
-    "$venv/bin/pip" install --quiet --no-input numpy pytest expecttest pyyaml </dev/null >&2 || die "pip could not install them"
+  if ! "$venv/bin/python" -c "import $modules" 2>/dev/null; then
+    say "python: installing ${wheels[*]} into .venv"
+    "$venv/bin/pip" install --quiet --no-input "${wheels[@]}" </dev/null >&2 || die "pip could not install them"
   fi
   local packages
   packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
