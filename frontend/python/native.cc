@@ -10,6 +10,8 @@
 
 #include <memory>
 #include <optional>
+#include <sstream>
+#include <string>
 
 namespace py = pybind11;
 
@@ -38,6 +40,7 @@ void add_stats(py::module_& module) {
       .def_readonly("templates_registered", &genie::Stats::templates_registered)
       .def_readonly("template_hits", &genie::Stats::template_hits)
       .def_readonly("template_misses", &genie::Stats::template_misses)
+      .def_readonly("templates_forgotten", &genie::Stats::templates_forgotten)
       .def_readonly("shapes_cached", &genie::Stats::shapes_cached)
       .def_readonly("shapes_own", &genie::Stats::shapes_own)
       .def_readonly("shapes_meta", &genie::Stats::shapes_meta)
@@ -72,6 +75,7 @@ void add_graph(py::module_& module) {
   py::class_<genie::Graph>(module, "Graph")
       .def_readonly("nodes", &genie::Graph::nodes)
       .def_readonly("omitted", &genie::Graph::omitted)
+      .def("to_string", &genie::Graph::to_string)
       .def("to_dot", &genie::Graph::to_dot)
       .def("__str__", &genie::Graph::to_string)
       .def("__len__", [](const genie::Graph& graph) { return graph.nodes.size(); });
@@ -90,8 +94,35 @@ void add_capture(py::module_& module) {
   module.def("is_capturing", &genie::is_capturing);
 }
 
+std::string describe_session(const genie::Session& session) {
+  std::ostringstream out;
+  out << "<genie.Session on node '" << session.node_name() << "' (" << session.transport()
+      << "): " << session.device(0);
+  if (session.device_count() > 1) out << " to " << static_cast<int>(session.device(session.device_count() - 1).index());
+  return out.str() + ">";
+}
+
+// A session that Python opened lasts until close() or the end of the process, for programs drop its handle and go on. Leaked:
+// the interpreter may be gone by then.
+const py::set& open_sessions() {
+  static const auto* const kept = new py::set;
+  return *kept;
+}
+
+void close_session(const py::object& self) {
+  auto& session = self.cast<genie::Session&>();
+  {
+    const py::gil_scoped_release released;
+    session.close();
+  }
+  open_sessions().attr("discard")(self);
+}
+
 void add_session(py::module_& module) {
   py::class_<genie::Session>(module, "Session")
+      .def("__repr__", &describe_session)
+      .def("__enter__", [](py::object self) { return self; })
+      .def("__exit__", [](const py::object& self, const py::args&) { close_session(self); })
       .def("device", &genie::Session::device, py::arg("index") = 0)
       .def_property_readonly("device_count", &genie::Session::device_count)
       .def_property_readonly("node_name", &genie::Session::node_name)
@@ -99,13 +130,19 @@ void add_session(py::module_& module) {
       .def_property_readonly("transport", &genie::Session::transport)
       .def("synchronize", &genie::Session::synchronize, Released())
       .def("stats", &genie::Session::stats, Released())
-      .def("close", &genie::Session::close, Released());
+      .def("close", &close_session);
   module.def(
       "connect",
       [](const std::string& uri, uint64_t connect_timeout_ms, uint64_t progress_timeout_ms, bool busy_polling,
          const std::string& transport, const std::string& token) {
-        const py::gil_scoped_release released;
-        return genie::Session::connect(uri, {connect_timeout_ms, progress_timeout_ms, busy_polling, transport, token});
+        const genie::SessionOptions options{connect_timeout_ms, progress_timeout_ms, busy_polling, transport, token};
+        const auto open = [&] {
+          const py::gil_scoped_release released;
+          return genie::Session::connect(uri, options);
+        };
+        py::object session = py::cast(open());
+        open_sessions().attr("add")(session);
+        return session;
       },
       py::arg("uri"), py::kw_only(), py::arg("connect_timeout_ms") = 10'000, py::arg("progress_timeout_ms") = 30'000,
       py::arg("busy_polling") = false, py::arg("transport") = "auto", py::arg("token") = "");

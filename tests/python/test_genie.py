@@ -23,6 +23,42 @@ def test_the_session_says_what_it_is(session):
     assert session.node_threads >= 1
 
 
+def test_a_session_ends_with_its_scope():
+    with genie.connect("embedded:") as scoped:
+        devices = f"{scoped.device()} to {scoped.device(1).index}"
+        assert repr(scoped) == f"<genie.Session on node '{scoped.node_name}' (embedded): {devices}>"
+        y = torch.ones(2, device=scoped.device())
+    with pytest.raises(RuntimeError, match="closed"):
+        (y + 1).cpu()
+
+
+def test_a_session_whose_handle_is_dropped_goes_on_until_it_is_closed():
+    program = """
+        import genie, torch
+        genie.connect("embedded:")
+        x = torch.ones(2, device="remote_accelerator:0")
+        assert x.sum().item() == 2.0
+        second = genie.connect("embedded:")
+        device = second.device()
+        assert device.index > 0
+        del second
+        third = genie.connect("embedded:")
+        assert third.device().index > device.index
+        index = third.device().index
+        third.close()
+        assert genie.connect("embedded:").device().index == index  # what close() gave back
+        assert x.sum().item() == 2.0
+    """
+    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0 and "no session was opened" not in ran.stderr, ran.stderr
+
+
+def test_the_devices_module_shows_what_it_offers():
+    module = torch.remote_accelerator
+    assert "device_count" in dir(module) and not {"os", "torch", "functools", "register"} & set(dir(module))
+    assert all(hasattr(module, name) for name in dir(module))
+
+
 def test_a_result_is_the_programs_own(device):
     """However the program comes by its memory, it writes neither the remote tensor nor what it fetches later."""
     expected = torch.arange(8192.0) * 2
@@ -76,6 +112,7 @@ def test_nothing_runs_before_a_value_is_needed(session, device):
     assert not genie.is_materialized(y)
     assert [node.op for node in genie.graph().nodes] == ["aten::add.Tensor", "aten::relu"]
     assert "digraph" in genie.graph().to_dot()
+    assert "aten::relu" in genie.graph().to_string() == str(genie.graph())
     assert genie.stats().flushes == before.flushes
     genie.materialize(y)
     assert genie.is_materialized(y)

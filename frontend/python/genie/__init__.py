@@ -1,11 +1,13 @@
 """Genie: accelerators of other machines as devices of this PyTorch program.
 
     import genie, torch
-    session = genie.connect("embedded:")          # or "unix:/path.sock", "tcp://host:port"
+    genie.connect("embedded:")                    # or "unix:/path.sock", "tcp://host:port"
     x = torch.randn(3, 4, device="remote_accelerator:0")
     print((x @ x.t()).relu().cpu())
 
 Operations on the device are captured and run on a node when a value is needed. Everything else is PyTorch.
+Without connect() the first use of the device connects to $GENIE_CLUSTER, else to "embedded:". A session lasts until its close()
+or the end of the process. docs/python.md says more.
 """
 
 import torch  # first: it brings the libraries that genie_native is linked to

@@ -30,6 +30,7 @@ class Stats:
     templates_registered: int
     template_hits: int
     template_misses: int
+    templates_forgotten: int
     shapes_cached: int
     shapes_own: int
     shapes_meta: int
@@ -61,6 +62,8 @@ class GraphNode:
 class Graph:
     nodes: list[GraphNode]
     omitted: int
+    def to_string(self) -> str:
+        """One line per node; str(graph) is the same."""
     def to_dot(self) -> str: ...
     def __len__(self) -> int: ...
 
@@ -73,7 +76,7 @@ class Description:
     state: str
 
 class Session:
-    """Ends with its last handle, or with close()."""
+    """Lasts until close(), or the end of `with connect(...) as session:`, or the end of the process."""
 
     device_count: int
     node_name: str
@@ -84,7 +87,10 @@ class Session:
     def synchronize(self) -> None:
         """Sends what is captured and waits for it; raises the first error that nobody has seen."""
     def stats(self) -> Stats: ...
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends the session on the node; its device indices are free again. Captured work that was not sent is dropped."""
+    def __enter__(self) -> Session: ...
+    def __exit__(self, *error: Any) -> None: ...
 
 def connect(
     uri: str,
@@ -95,7 +101,12 @@ def connect(
     transport: str = "auto",
     token: str = "",
 ) -> Session:
-    """Opens a session: "embedded:" (a node inside this process), "unix:/path.sock" or "tcp://host:port"."""
+    """Opens a session: "embedded:" (a node inside this process), "unix:/path.sock" or "tcp://host:port".
+
+    It lasts until its close(), also when the result is dropped; its devices are session.device(i) for i below
+    session.device_count. Without any connect() the first use of the device connects to $GENIE_CLUSTER, and when that is not set,
+    to "embedded:". token: for a node that asks for one; by default that of the file that $GENIE_TOKEN_FILE names.
+    """
 
 def is_remote(tensor: torch.Tensor) -> bool: ...
 def is_materialized(tensor: torch.Tensor) -> bool:

@@ -10,10 +10,31 @@ import torch
 
 import genie_native
 
+# What the module offers; the rest is ours.
+__all__ = [
+    "current_device",
+    "default_generator",
+    "device",
+    "device_count",
+    "get_amp_supported_dtype",
+    "get_rng_state",
+    "is_available",
+    "is_initialized",
+    "manual_seed",
+    "manual_seed_all",
+    "set_device",
+    "set_rng_state",
+    "synchronize",
+]
+
 _NAME = "remote_accelerator"
 _pid = os.getpid()
 # torch.utils.checkpoint asks it, under this name, before it keeps generators for the second forward pass.
 _initialized = True
+
+
+def __dir__():
+    return __all__
 
 
 def is_available():
@@ -29,7 +50,8 @@ def _lazy_init():
 
 
 def device_count():
-    """Indices that sessions may own; constant for the process."""
+    """How many indices sessions may own in all: constant for the process, as PyTorch wants it. Those that a session of
+    genie.connect() serves are session.device(0) to session.device(session.device_count - 1)."""
     return torch._C._accelerator_hooks_device_count()
 
 
