@@ -87,7 +87,9 @@ SessionCore& core_of(int device_index) {
   }
   throw Error(Status(
       Errc::kNotFound,
-      fmt::format("no session serves remote_accelerator:{}: open one with genie::Session::connect()", device_index)));
+      fmt::format(
+          "no session serves remote_accelerator:{}: open one with genie::Session::connect(), genie.connect() in Python",
+          device_index)));
 }
 
 Result<std::shared_ptr<SessionCore>> connect_session(std::string_view uri, const session::LinkOptions& options) {

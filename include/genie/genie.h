@@ -30,13 +30,13 @@ struct SessionOptions {
   uint64_t progress_timeout_ms = 30'000;  // a wait fails after this long without progress on the node
   bool busy_polling = false;              // spin instead of sleeping; for clients that own their core
   std::string transport = "auto";         // "shm", or what both ends have in common
-  std::string token;                      // where the node asks for one
+  std::string token;                      // where the node asks for one; empty: from the file $GENIE_TOKEN_FILE
 };
 
 class GENIE_API Session {
  public:
   // uri: "embedded:" (a node inside this process), "unix:/path.sock" or "tcp://host:port" (a node's control address).
-  // Throws Error.
+  // Throws Error. Without any session the first use of the device connects to $GENIE_CLUSTER, else to "embedded:".
   static Session connect(const std::string& uri, const SessionOptions& options = {});
   static Result<Session> try_connect(const std::string& uri, const SessionOptions& options = {});
 

@@ -208,6 +208,8 @@ def test_errors_name_what_to_do(device):
         torch.ones(2, device=device) + torch.ones(2)
     with pytest.raises(RuntimeError, match="strided"):
         torch.ones(2, 2, device=device).to_sparse().cpu()
+    with pytest.raises(RuntimeError, match=r"no session serves remote_accelerator:15.*genie\.connect\(\)"):
+        torch.ones(2, device="remote_accelerator:15")
     with pytest.raises(TypeError, match="remote_accelerator"):
         genie.LazyTensor()
 
