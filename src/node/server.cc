@@ -120,8 +120,9 @@ Status NodeServer::start_transport() {
   GENIE_TRY(where.status());
   if (const Status status = transport_->listen(*where); !status.ok()) {
     if (!data_folder_.empty()) return status;
-    const std::string& control = options_.listen.empty() ? *where : options_.listen.front();
-    return {status.code(), control + ": its data socket: " + std::string(status.text())};
+    // The address that the user gave.
+    const std::string given = where->substr(0, where->size() - (where->ends_with(".data") ? 5 : 0));
+    return {status.code(), given + ": its data socket: " + std::string(status.text())};
   }
   data_address_ = transport_->address();
   return {};
