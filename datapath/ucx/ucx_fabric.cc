@@ -261,6 +261,7 @@ Result<std::unique_ptr<FabricRemote>> UcxFabric::import_memory(FabricLink& base,
 // -- Progress ------------------------------------------------------------------------------------------------------------
 
 bool UcxFabric::poll(FabricSink& sink) {
+  while (!unflushed_.empty()) flush_writes(*unflushed_.back());
   sink_ = &sink;
   bool moved = ucp_worker_progress(worker_) != 0;
   sink_ = nullptr;
@@ -285,7 +286,7 @@ bool UcxFabric::poll(FabricSink& sink) {
 }
 
 bool UcxFabric::arm() {
-  if (!done_.empty() || !failed_.empty()) return false;
+  if (!done_.empty() || !failed_.empty() || !unflushed_.empty()) return false;
   return ucp_worker_arm(worker_) == UCS_OK;
 }
 

@@ -22,7 +22,7 @@ inline constexpr unsigned kMessageId = 1;
 inline constexpr size_t kMessageBytes = 8192;
 inline constexpr size_t kChunkBytes = size_t{512} << 10;
 inline constexpr uint32_t kMaxInFlight = 8;
-inline constexpr size_t kMaxBatch = 16;
+inline constexpr size_t kMaxBatch = 32;
 
 Errc errc_of(ucs_status_t status) noexcept;
 Status status_of(ucs_status_t status, const char* what);
@@ -61,11 +61,14 @@ struct MessagePlace {
   alignas(64) std::array<std::byte, kMessageBytes> bytes;
 };
 
+struct Batch;
+
 struct UcxLane {
   ucp_ep_h endpoint = nullptr;
   struct UcxLink* link = nullptr;
   MessageTag tag;  // of messages that leave here
   MessagePlace* place = nullptr;
+  Batch* writes = nullptr;  // that were posted since the last poll() and wait for their flush
 };
 
 struct UcxLink final : FabricLink {
@@ -83,7 +86,7 @@ struct UcxLink final : FabricLink {
   std::array<UcxLane, kLaneCount> lanes;
 };
 
-// Descriptors that were posted together: they are done when each is, and the flush behind the writes.
+// Descriptors that end together: when each has, and the flush behind the writes.
 struct Batch {
   UcxFabric* fabric = nullptr;
   UcxLink* link = nullptr;
@@ -140,7 +143,9 @@ class UcxFabric final : public Fabric {
   void close_endpoints(UcxLink& link);
   bool look_at_closing(UcxLink& link);
   void end_of(Batch& batch, ucs_status_t status);
-  Batch& take_batch();
+  Batch& take_batch(UcxLink& link);
+  static void follow(Batch& batch, ucs_status_ptr_t request);
+  void flush_writes(UcxLane& lane);
   void give_back(MessagePlace& place);
 
   static void on_error(void* lane, ucp_ep_h endpoint, ucs_status_t status);
@@ -160,6 +165,7 @@ class UcxFabric final : public Fabric {
   RingQueue<Done> done_;
   RingQueue<SlotId> failed_;
   std::vector<UcxLink*> closing_;
+  std::vector<UcxLane*> unflushed_;
   bool ending_ = false;         // the worker is being destroyed: links are gone
   FabricSink* sink_ = nullptr;  // while poll() runs
 

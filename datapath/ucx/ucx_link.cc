@@ -51,6 +51,7 @@ Result<std::unique_ptr<FabricLink>> UcxFabric::open_link(std::string_view) {
 
 void UcxFabric::forget(UcxLink& link) {
   for (UcxLane& lane : link.lanes) {
+    std::erase(unflushed_, &lane);
     if (lane.place != nullptr) give_back(*std::exchange(lane.place, nullptr));
   }
   std::erase(closing_, &link);
@@ -151,6 +152,9 @@ void UcxFabric::fail(UcxLink& link, ucs_status_t status) {
 void UcxFabric::close(FabricLink& base, bool orderly) {
   auto& link = static_cast<UcxLink&>(base);
   if (link.forced) return;
+  for (UcxLane& lane : link.lanes) {
+    if (lane.writes != nullptr) flush_writes(lane);
+  }
   if (!link.closing) closing_.push_back(&link);
   link.closing = true;
   if (!orderly || link.failed) return close_endpoints(link);

@@ -7,13 +7,16 @@
 
 namespace genie::datapath::ucx {
 
-Batch& UcxFabric::take_batch() {
+// Held by whoever took it until end_of().
+Batch& UcxFabric::take_batch(UcxLink& link) {
   if (free_batches_ == nullptr) {
     batches_.push_back(std::make_unique<Batch>());
     batches_.back()->fabric = this;
-    return *batches_.back();
+    free_batches_ = batches_.back().get();
   }
   Batch& batch = *std::exchange(free_batches_, free_batches_->next);
+  batch.link = &link;
+  batch.remaining = 1;
   batch.count = 0;
   batch.status = UCS_OK;
   return batch;
@@ -35,42 +38,54 @@ void UcxFabric::on_batch(void* request, ucs_status_t status, void* argument) {
   batch.fabric->end_of(batch, status);
 }
 
-size_t UcxFabric::post(FabricLink& base, TransferClass transfer_class, std::span<const Descriptor> descriptors) {
-  auto& link = static_cast<UcxLink&>(base);
-  const auto index = static_cast<size_t>(transfer_class);
-  const ucp_ep_h endpoint = link.lanes[index].endpoint;
-  if (endpoint == nullptr || link.failed) return 0;
-  const size_t count = std::min(descriptors.size(), kMaxBatch);
-  Batch& batch = take_batch();
-  batch.link = &link;
-  batch.remaining = 1;  // until everything is posted
+void UcxFabric::follow(Batch& batch, ucs_status_ptr_t request) {
+  if (UCS_PTR_IS_ERR(request)) {
+    batch.status = UCS_PTR_STATUS(request);
+  } else if (request != nullptr) {
+    ++batch.remaining;
+    ++batch.link->outstanding;
+  }
+}
+
+// A put that has ended says only that the local buffer is free again. One flush serves all that were posted since the last.
+void UcxFabric::flush_writes(UcxLane& lane) {
+  Batch& batch = *std::exchange(lane.writes, nullptr);
+  std::erase(unflushed_, &lane);
   ucp_request_param_t param{};
   param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
   param.cb.send = &UcxFabric::on_batch;
   param.user_data = &batch;
-  const auto follow = [&](ucs_status_ptr_t request) {
-    if (UCS_PTR_IS_ERR(request)) {
-      batch.status = UCS_PTR_STATUS(request);
-    } else if (request != nullptr) {
-      ++batch.remaining;
-      ++link.outstanding;
-    }
-  };
-  bool writes = false;
-  for (const Descriptor& item : descriptors.first(count)) {
-    const ucp_rkey_h key = static_cast<const UcxRemote*>(item.remote)->keys[index];
-    if (item.op == Descriptor::Op::kWrite) {
-      writes = true;
-      follow(ucp_put_nbx(endpoint, item.local, item.size, item.remote_address, key, &param));
-    } else {
-      follow(ucp_get_nbx(endpoint, item.local, item.size, item.remote_address, key, &param));
-    }
-    if (item.signaled) batch.cookies[batch.count++] = item.cookie;
-  }
-  // A put that has ended says only that the local buffer is free again.
-  if (writes) follow(ucp_ep_flush_nbx(endpoint, &param));
+  follow(batch, ucp_ep_flush_nbx(lane.endpoint, &param));
   end_of(batch, UCS_OK);
-  return count;
+}
+
+size_t UcxFabric::post(FabricLink& base, TransferClass transfer_class, std::span<const Descriptor> descriptors) {
+  auto& link = static_cast<UcxLink&>(base);
+  const auto index = static_cast<size_t>(transfer_class);
+  UcxLane& lane = link.lanes[index];
+  if (lane.endpoint == nullptr || link.failed) return 0;
+  ucp_request_param_t param{};
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+  param.cb.send = &UcxFabric::on_batch;
+  for (const Descriptor& item : descriptors) {
+    const ucp_rkey_h key = static_cast<const UcxRemote*>(item.remote)->keys[index];
+    const bool writes = item.op == Descriptor::Op::kWrite;
+    if (writes && lane.writes == nullptr) {
+      lane.writes = &take_batch(link);
+      unflushed_.push_back(&lane);
+    }
+    Batch& batch = writes ? *lane.writes : take_batch(link);
+    param.user_data = &batch;
+    if (item.signaled) batch.cookies[batch.count++] = item.cookie;
+    if (writes) {
+      follow(batch, ucp_put_nbx(lane.endpoint, item.local, item.size, item.remote_address, key, &param));
+      if (batch.count == kMaxBatch) flush_writes(lane);
+    } else {
+      follow(batch, ucp_get_nbx(lane.endpoint, item.local, item.size, item.remote_address, key, &param));
+      end_of(batch, UCS_OK);
+    }
+  }
+  return descriptors.size();
 }
 
 // -- Messages ------------------------------------------------------------------------------------------------------------
