@@ -16,9 +16,12 @@ namespace {
 thread_local int quiet = 0;
 
 // A process that has UCX among its libraries gets handlers of UCX for the signals of its crashes, used or not: they are
-// given back to whoever has the process.
+// given back to whoever has the process. More than one library of a process may do so: what UCX says to the second is lost.
 [[maybe_unused]] const bool signals_given_back = [] {
+  ucs_log_push_handler([](const char*, unsigned, const char*, ucs_log_level_t, const ucs_log_component_config_t*,
+                          const char*, va_list) { return UCS_LOG_FUNC_RC_STOP; });
   for (const int signal : {SIGILL, SIGSEGV, SIGBUS, SIGFPE}) ucs_debug_disable_signal(signal);
+  ucs_log_pop_handler();
   return true;
 }();
 
