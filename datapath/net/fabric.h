@@ -50,6 +50,8 @@ struct FabricInfo {
   std::array<bool, kLaneCount> ordered{};
   // Whether a write costs this side's CPU a pass over the bytes (sockets, shared memory): for the counters.
   bool copies = false;
+  // Whether it costs one where `local` is not registered: the fabric copies it by way of memory that is.
+  bool stages = false;
 };
 
 // Memory of this side that the device may touch. Dropping it deregisters (and frees what allocate() made); the engine does

@@ -219,7 +219,8 @@ void NetTransport::complete(SlotId slot, Errc result) {
   Op& op = *ops_.find(slot.index, slot.generation);
   if (Endpoint* const endpoint = find(op.endpoint); endpoint != nullptr) --endpoint->ops;
   count_users(op, -1);
-  if (result == Errc::kOk && info_.copies && op.is_transfer()) {
+  const bool copied = info_.copies || (info_.stages && op.memory == nullptr);
+  if (result == Errc::kOk && copied && op.is_transfer()) {
     (op.opcode == Opcode::kRead ? counters_.bytes_copied_rx : counters_.bytes_copied_tx) += op.buffer.size();
   }
   completions_.push(Completion{.opcode = op.opcode,

@@ -74,7 +74,8 @@ Status VerbsFabric::start() {
            .chunk_bytes = options_.chunk_bytes,
            .max_in_flight = kFlights / 2,
            .ordered = {true, true, devices_.size() == 1},
-           .copies = false};
+           .copies = false,
+           .stages = true};
   for (Chain& chain : chains_) {
     for (uint32_t i = 0; i < kChain; ++i) {
       chain.requests[i] = {};
