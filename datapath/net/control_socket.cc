@@ -11,9 +11,10 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
 #include <memory>
 #include <utility>
+
+#include "datapath/base/waiting.h"
 
 namespace genie::datapath::net {
 namespace {
@@ -22,18 +23,6 @@ constexpr std::string_view kScheme = "tcp://";
 constexpr size_t kReadBytes = size_t{16} << 10;
 
 using AddressList = std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)>;
-
-Status wait_for(int fd, short events, Deadline deadline) {
-  for (;;) {
-    pollfd entry{fd, events, 0};
-    const uint64_t left = deadline.left_ns();
-    const timespec timeout{static_cast<time_t>(left / 1'000'000'000), static_cast<long>(left % 1'000'000'000)};
-    const int ready = ::ppoll(&entry, 1, &timeout, nullptr);
-    if (ready > 0) return {};
-    if (ready == 0) return Errc::kTimedOut;
-    if (errno != EINTR) return Errc::kIo;
-  }
-}
 
 Result<AddressList> resolve(std::string_view text, bool passive) {
   const Result<TcpAddress> address = parse_tcp_address(text);
@@ -137,8 +126,8 @@ ControlSocket::Event ControlSocket::receive(Frame& frame, std::span<const std::b
   }
 }
 
-Status ControlSocket::wait_readable(Deadline deadline) const { return wait_for(fd_.get(), POLLIN, deadline); }
-Status ControlSocket::wait_writable(Deadline deadline) const { return wait_for(fd_.get(), POLLOUT, deadline); }
+Status ControlSocket::wait_readable(Deadline deadline) const { return wait_ready(fd_.get(), POLLIN, deadline); }
+Status ControlSocket::wait_writable(Deadline deadline) const { return wait_ready(fd_.get(), POLLOUT, deadline); }
 
 std::string ControlSocket::peer_host() const {
   sockaddr_storage peer{};
@@ -191,7 +180,7 @@ Result<FileDescriptor> connect_tcp(std::string_view address, Deadline deadline) 
     }
     int error = ::connect(fd.get(), at->ai_addr, at->ai_addrlen) == 0 ? 0 : errno;
     if (error == EINPROGRESS) {
-      if (!wait_for(fd.get(), POLLOUT, deadline).ok()) {
+      if (!wait_ready(fd.get(), POLLOUT, deadline).ok()) {
         last = Status(Errc::kTimedOut, "no answer from " + std::string(address) + "; is the host up, the port open?");
         continue;
       }

@@ -6,10 +6,10 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
 #include <utility>
 
 #include "datapath/base/log.h"
+#include "datapath/base/waiting.h"
 #include "datapath/net/transport_impl.h"
 
 namespace genie::datapath::net {
@@ -21,16 +21,6 @@ constexpr uint32_t kPollsPerSocketCheck = 64;
 constexpr int kReceivesPerTurn = 32;
 // Looks at the fabric while it moves, before everything else gets its turn.
 constexpr int kFabricTurns = 8;
-
-int wait_for_events(int epoll, std::span<epoll_event> events, uint64_t timeout_ns) {
-  const timespec timeout{static_cast<time_t>(timeout_ns / 1'000'000'000),
-                         static_cast<long>(timeout_ns % 1'000'000'000)};
-  const auto limit = static_cast<int>(events.size());
-  const int ready = ::epoll_pwait2(epoll, events.data(), limit, &timeout, nullptr);
-  if (ready >= 0 || errno != ENOSYS) return ready;
-  const uint64_t timeout_ms = std::min<uint64_t>((timeout_ns + 999'999) / 1'000'000, INT32_MAX);
-  return ::epoll_wait(epoll, events.data(), limit, static_cast<int>(timeout_ms));
-}
 
 }  // namespace
 

@@ -9,23 +9,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
 #include <utility>
+
+#include "datapath/base/waiting.h"
 
 namespace genie::datapath {
 namespace {
-
-Status wait_for(int fd, short events, Deadline deadline) {
-  for (;;) {
-    pollfd entry{fd, events, 0};
-    const uint64_t left = deadline.left_ns();
-    const timespec timeout{static_cast<time_t>(left / 1'000'000'000), static_cast<long>(left % 1'000'000'000)};
-    const int ready = ::ppoll(&entry, 1, &timeout, nullptr);
-    if (ready > 0) return {};
-    if (ready == 0) return Errc::kTimedOut;
-    if (errno != EINTR) return Errc::kIo;
-  }
-}
 
 bool fill(sockaddr_un& name, const std::string& path) {
   name = {};
@@ -161,8 +150,8 @@ void ControlChannel::receive(Incoming& incoming) noexcept {
   incoming.kind = whole ? Incoming::Kind::kMessage : Incoming::Kind::kMalformed;
 }
 
-Status ControlChannel::wait_readable(Deadline deadline) const { return wait_for(fd_.get(), POLLIN, deadline); }
-Status ControlChannel::wait_writable(Deadline deadline) const { return wait_for(fd_.get(), POLLOUT, deadline); }
+Status ControlChannel::wait_readable(Deadline deadline) const { return wait_ready(fd_.get(), POLLIN, deadline); }
+Status ControlChannel::wait_writable(Deadline deadline) const { return wait_ready(fd_.get(), POLLOUT, deadline); }
 
 Result<std::string> parse_unix_address(std::string_view address) {
   constexpr std::string_view kScheme = "unix:";

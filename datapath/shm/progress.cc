@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <ctime>
 #include <utility>
 
 #include "datapath/base/log.h"
+#include "datapath/base/waiting.h"
 #include "datapath/shm/transport_impl.h"
 
 namespace genie::datapath::shm {
@@ -22,16 +22,6 @@ constexpr uint32_t kIdleScans = 4096;
 constexpr size_t kScannedAlways = 8;
 // Messages of one endpoint before others get their turn.
 constexpr int kReceivesPerScan = 32;
-
-int wait_for_events(int epoll, std::span<epoll_event> events, uint64_t timeout_ns) {
-  const timespec timeout{static_cast<time_t>(timeout_ns / 1'000'000'000),
-                         static_cast<long>(timeout_ns % 1'000'000'000)};
-  const auto limit = static_cast<int>(events.size());
-  const int ready = ::epoll_pwait2(epoll, events.data(), limit, &timeout, nullptr);
-  if (ready >= 0 || errno != ENOSYS) return ready;
-  const uint64_t timeout_ms = std::min<uint64_t>((timeout_ns + 999'999) / 1'000'000, INT32_MAX);
-  return ::epoll_wait(epoll, events.data(), limit, static_cast<int>(timeout_ms));
-}
 
 }  // namespace
 

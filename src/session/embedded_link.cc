@@ -12,6 +12,7 @@
 #include "datapath/base/clock.h"
 #include "datapath/base/pause.h"
 #include "src/node/aligned_block.h"
+#include "src/session/block_fetched.h"
 
 namespace genie::session {
 namespace {
@@ -86,15 +87,6 @@ class LentUpload final : public EmbeddedUpload {
   std::shared_ptr<void> keep_alive_;
 };
 
-class OwnFetched final : public Fetched {
- public:
-  explicit OwnFetched(datapath::Buffer block) : block_(std::move(block)) {}
-  std::span<std::byte> bytes() override { return block_.bytes(); }
-
- private:
-  datapath::Buffer block_;
-};
-
 // The storage's own memory.
 class SharedFetched final : public Fetched {
  public:
@@ -132,7 +124,7 @@ class EmbeddedTicket final : public Ticket, public node::ResponseSink {
       if (result.status.ok() && result.shared.holder != nullptr) {
         fetched = std::make_unique<SharedFetched>(std::move(result.shared), counted_);
       } else if (result.status.ok()) {
-        fetched = std::make_unique<OwnFetched>(std::move(result.block));
+        fetched = std::make_unique<BlockFetched>(std::move(result.block));
       }
       if (fetched != nullptr) {
         add(counted_->fetches, 1);

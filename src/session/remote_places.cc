@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "src/node/aligned_block.h"
+#include "src/session/block_fetched.h"
 #include "src/session/remote_core.h"
 
 namespace genie::session {
@@ -17,15 +18,6 @@ namespace {
 constexpr size_t kFirstWindowBytes = size_t{1} << 20;
 constexpr size_t kMaxGrowthBytes = size_t{64} << 20;  // a window grows no larger by itself
 constexpr size_t kMaxKeptBytes = size_t{1} << 30;
-
-class CopiedResult final : public Fetched {
- public:
-  explicit CopiedResult(datapath::Buffer block) : block_(std::move(block)) {}
-  std::span<std::byte> bytes() override { return block_.bytes(); }
-
- private:
-  datapath::Buffer block_;
-};
 
 }  // namespace
 
@@ -92,7 +84,7 @@ Result<std::unique_ptr<Fetched>> RemoteCore::make_placed_locked(UploadPlace& pla
   std::memcpy(block->data(), place.window->region.data + place.offset, place.size);
   add(fetch_copied_bytes_, place.size);
   release_place(std::exchange(place, UploadPlace()));
-  return std::unique_ptr<Fetched>(std::make_unique<CopiedResult>(std::move(*block)));
+  return std::unique_ptr<Fetched>(std::make_unique<BlockFetched>(std::move(*block)));
 }
 
 // Of fetches that got nothing.

@@ -6,6 +6,7 @@
 
 #include "datapath/memory/pages.h"
 #include "src/node/aligned_block.h"
+#include "src/session/block_fetched.h"
 #include "src/session/remote_core.h"
 
 namespace genie::session {
@@ -15,15 +16,6 @@ namespace {
 // message of its own: a program that does nothing more gives it back too.
 constexpr uint64_t kReleaseAtOnceBytes = uint64_t{1} << 20;
 constexpr size_t kMaxReleases = 65536;  // in one message
-
-class CopiedFetched final : public Fetched {
- public:
-  explicit CopiedFetched(datapath::Buffer block) : block_(std::move(block)) {}
-  std::span<std::byte> bytes() override { return block_.bytes(); }
-
- private:
-  datapath::Buffer block_;
-};
 
 }  // namespace
 
@@ -82,7 +74,7 @@ Result<std::unique_ptr<Fetched>> RemoteCore::make_fetched_locked(const wire::Fet
     add(fetch_copied_bytes_, size);
     release_result(entry.result, {mapped, size}, false);
   }
-  return std::unique_ptr<Fetched>(std::make_unique<CopiedFetched>(std::move(*block)));
+  return std::unique_ptr<Fetched>(std::make_unique<BlockFetched>(std::move(*block)));
 }
 
 // Any thread, at any time: never blocks on the transport.

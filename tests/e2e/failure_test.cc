@@ -12,9 +12,9 @@
 
 #include "src/executor/executor.h"
 #include "src/protocol/session_messages.h"
-#include "src/session/link.h"
 #include "tests/e2e/node_process.h"
 #include "tests/e2e/template_builder.h"
+#include "tests/link_steps.h"
 
 namespace genie::session {
 namespace {
@@ -25,25 +25,8 @@ using test::NodeProcess;
 constexpr int64_t kElements = 1 << 20;
 constexpr size_t kBytes = kElements * sizeof(float);
 
-std::unique_ptr<Link> open(const NodeProcess& node, LinkOptions options = {}) {
-  Result<std::unique_ptr<Link>> link = Link::open(node.uri(), options);
-  EXPECT_TRUE(link.ok()) << link.status().to_string();
-  return link.ok() ? std::move(*link) : nullptr;
-}
-
-UploadRequest filled(Link& link, uint64_t id, size_t size, int value) {
-  Result<std::unique_ptr<Upload>> memory = link.begin_upload(size);
-  EXPECT_TRUE(memory.ok()) << memory.status().to_string();
-  std::memset((*memory)->bytes().data(), value, size);
-  return {.storage = {.id = id, .version = 0}, .memory = std::move(*memory)};
-}
-
-std::shared_ptr<Ticket> submit(Link& link, Submission submission) {
-  Result<std::shared_ptr<Ticket>> ticket = link.submit(std::move(submission));
-  EXPECT_TRUE(ticket.ok()) << ticket.status().to_string();
-  const Status waited = link.wait(**ticket);
-  EXPECT_TRUE(waited.ok()) << waited.to_string();
-  return std::move(*ticket);
+std::unique_ptr<Link> open(const NodeProcess& node, const LinkOptions& options = {}) {
+  return open_link(node.uri(), options);
 }
 
 // One float vector as storage 1, another as storage 2; both zero.

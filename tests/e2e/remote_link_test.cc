@@ -7,44 +7,16 @@
 #include <thread>
 #include <vector>
 
-#include "src/session/link.h"
 #include "tests/e2e/node_process.h"
+#include "tests/link_steps.h"
 
 namespace genie::session {
 namespace {
 
 using test::NodeProcess;
 
-std::unique_ptr<Link> open(const NodeProcess& node, LinkOptions options = {}) {
-  Result<std::unique_ptr<Link>> link = Link::open(node.uri(), options);
-  EXPECT_TRUE(link.ok()) << link.status().to_string();
-  return link.ok() ? std::move(*link) : nullptr;
-}
-
-std::shared_ptr<Ticket> submit(Link& link, Submission submission) {
-  Result<std::shared_ptr<Ticket>> ticket = link.submit(std::move(submission));
-  EXPECT_TRUE(ticket.ok()) << ticket.status().to_string();
-  const Status waited = link.wait(**ticket);
-  EXPECT_TRUE(waited.ok()) << waited.to_string();
-  return std::move(*ticket);
-}
-
-std::byte pattern(uint64_t seed, size_t i) { return std::byte((seed * 131 + i * 7 + (i >> 8)) & 0xFF); }
-
-UploadRequest filled(Link& link, uint64_t id, size_t size) {
-  Result<std::unique_ptr<Upload>> memory = link.begin_upload(size);
-  EXPECT_TRUE(memory.ok()) << memory.status().to_string();
-  const std::span<std::byte> bytes = (*memory)->bytes();
-  EXPECT_EQ(bytes.size(), size);
-  for (size_t i = 0; i < size; ++i) bytes[i] = pattern(id, i);
-  return {.storage = {.id = id, .version = 0}, .memory = std::move(*memory)};
-}
-
-bool holds(std::span<const std::byte> bytes, uint64_t id, size_t offset = 0) {
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    if (bytes[i] != pattern(id, offset + i)) return false;
-  }
-  return true;
+std::unique_ptr<Link> open(const NodeProcess& node, const LinkOptions& options = {}) {
+  return open_link(node.uri(), options);
 }
 
 TEST(RemoteLink, CarriesBytesOfEverySizeBothWays) {

@@ -8,29 +8,12 @@
 #include <thread>
 #include <vector>
 
+#include "tests/link_steps.h"
+
 namespace genie::session {
 namespace {
 
-std::unique_ptr<Link> open_process_link() {
-  Result<std::unique_ptr<Link>> link = Link::open("embedded:", {});
-  EXPECT_TRUE(link.ok()) << link.status().to_string();
-  return std::move(*link);
-}
-
-std::shared_ptr<Ticket> submit(Link& link, Submission submission) {
-  Result<std::shared_ptr<Ticket>> ticket = link.submit(std::move(submission));
-  EXPECT_TRUE(ticket.ok()) << ticket.status().to_string();
-  const Status waited = link.wait(**ticket);
-  EXPECT_TRUE(waited.ok()) << waited.to_string();
-  return std::move(*ticket);
-}
-
-UploadRequest filled(Link& link, uint64_t id, size_t size, int value) {
-  Result<std::unique_ptr<Upload>> memory = link.begin_upload(size);
-  EXPECT_TRUE(memory.ok()) << memory.status().to_string();
-  std::memset((*memory)->bytes().data(), value, size);
-  return {.storage = {.id = id, .version = 0}, .memory = std::move(*memory)};
-}
+std::unique_ptr<Link> open_process_link() { return open_link("embedded:"); }
 
 TEST(EmbeddedLink, ReturnsWhatWasUploaded) {
   const auto link = open_process_link();

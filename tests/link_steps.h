@@ -1,0 +1,60 @@
+// What every test of a link does: open one, send storages of known bytes, submit and wait.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "src/session/link.h"
+
+namespace genie::session {
+
+inline std::unique_ptr<Link> open_link(const std::string& uri, const LinkOptions& options = {}) {
+  Result<std::unique_ptr<Link>> link = Link::open(uri, options);
+  EXPECT_TRUE(link.ok()) << link.status().to_string();
+  return link.ok() ? std::move(*link) : nullptr;
+}
+
+inline std::shared_ptr<Ticket> submit(Link& link, Submission submission) {
+  Result<std::shared_ptr<Ticket>> ticket = link.submit(std::move(submission));
+  EXPECT_TRUE(ticket.ok()) << ticket.status().to_string();
+  const Status waited = link.wait(**ticket);
+  EXPECT_TRUE(waited.ok()) << waited.to_string();
+  return std::move(*ticket);
+}
+
+template <class Fill>
+UploadRequest upload_of(Link& link, uint64_t id, size_t size, const Fill& fill) {
+  Result<std::unique_ptr<Upload>> memory = link.begin_upload(size);
+  EXPECT_TRUE(memory.ok()) << memory.status().to_string();
+  EXPECT_EQ((*memory)->bytes().size(), size);
+  fill((*memory)->bytes());
+  return {.storage = {.id = id, .version = 0}, .memory = std::move(*memory)};
+}
+
+// Every byte is `value`.
+inline UploadRequest filled(Link& link, uint64_t id, size_t size, int value) {
+  return upload_of(link, id, size, [&](std::span<std::byte> bytes) { std::memset(bytes.data(), value, bytes.size()); });
+}
+
+// Bytes that tell storages and offsets apart.
+inline std::byte pattern(uint64_t seed, size_t i) { return std::byte((seed * 131 + i * 7 + (i >> 8)) & 0xFF); }
+
+inline UploadRequest filled(Link& link, uint64_t id, size_t size) {
+  return upload_of(link, id, size, [&](std::span<std::byte> bytes) {
+    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = pattern(id, i);
+  });
+}
+
+inline bool holds(std::span<const std::byte> bytes, uint64_t id, size_t offset = 0) {
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    if (bytes[i] != pattern(id, offset + i)) return false;
+  }
+  return true;
+}
+
+}  // namespace genie::session
