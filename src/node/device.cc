@@ -91,6 +91,7 @@ void Device::perform(Work& work) noexcept {
     if (stopping_.load(std::memory_order_acquire)) session.close();
     Response response = session.run_st(*work.request);
     progress_.fetch_add(1, std::memory_order_relaxed);
+    work.request->uploads.clear();  // what was not adopted goes back before anybody may think that it has
     session.leave();
     work.request->sink->deliver(std::move(response));
   } catch (const std::exception& error) {
@@ -102,6 +103,7 @@ void Device::perform(Work& work) noexcept {
     session.return_lent_st(*work.request, response);
     response.fetched.resize(work.request->fetches.size());
     for (FetchResult& fetched : response.fetched) fetched.status = response.status;
+    work.request->uploads.clear();
     session.leave();
     work.request->sink->deliver(std::move(response));
   }

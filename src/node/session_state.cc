@@ -161,9 +161,18 @@ void SessionState::end_st() {
   ended_signal_.notify_all();
 }
 
-bool SessionState::wait_ended(Deadline deadline) {
+// Whoever leaves counts down, then looks whether the session is closed; whoever waits has closed it, then looks at the
+// count. In one order of all four, so at least one of the two sees the other.
+void SessionState::leave() noexcept {
+  if (in_flight_.fetch_sub(1) != 1 || !closed_.load()) return;
+  { const std::lock_guard lock(ended_mutex_); }
+  ended_signal_.notify_all();
+}
+
+bool SessionState::wait_released(Deadline deadline) {
   std::unique_lock lock(ended_mutex_);
-  return ended_signal_.wait_for(lock, std::chrono::nanoseconds(deadline.left_ns()), [this] { return ended(); });
+  return ended_signal_.wait_for(lock, std::chrono::nanoseconds(deadline.left_ns()),
+                                [this] { return ended() && in_flight_.load() == 0; });
 }
 
 void SessionState::free_st(const Request& request) {

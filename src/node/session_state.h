@@ -43,16 +43,18 @@ class SessionState {
   Result<uint64_t> add_template(std::span<const std::byte> serialized, std::span<const uint64_t> forget = {});
   size_t template_count() const;
 
-  // Takes one place among the submissions in flight; false when all are taken. run_st gives it back.
+  // Takes one place among the submissions in flight; false when all are taken. leave() gives it back, once nothing that
+  // the submission lent is held any more.
   bool try_enter() noexcept;
-  void leave() noexcept { in_flight_.fetch_sub(1, std::memory_order_acq_rel); }
+  void leave() noexcept;
   uint32_t in_flight() const noexcept { return in_flight_.load(std::memory_order_acquire); }
 
   // From now on requests are answered with kCancelled instead of being run.
-  void close() noexcept { closed_.store(true, std::memory_order_release); }
+  void close() noexcept { closed_.store(true); }
   bool closed() const noexcept { return closed_.load(std::memory_order_acquire); }
   bool ended() const noexcept { return ended_.load(std::memory_order_acquire); }
-  bool wait_ended(Deadline deadline);
+  // Until the session has ended and nothing of it is in flight: from then on the node holds no memory of the client's.
+  bool wait_released(Deadline deadline);
 
   // What the worker saw last; for status.
   uint64_t bytes_in_use() const noexcept {

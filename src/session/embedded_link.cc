@@ -295,8 +295,8 @@ LinkCounters EmbeddedLink::counters() const {
 void EmbeddedLink::close() {
   if (session_->closed()) return;
   node_->close_session(session_);
-  // Memory that was lent may be written again once close() returns. A worker that is stuck keeps its own references.
-  if (!node_->device().on_worker()) (void)session_->wait_ended(Deadline::after_ms(kCloseMs));
+  // Memory that was lent is back once close() returns. A worker that is stuck keeps its own references.
+  if (!node_->device().on_worker()) (void)session_->wait_released(Deadline::after_ms(kCloseMs));
 }
 
 }  // namespace
