@@ -11,7 +11,7 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-suites=(main install fuzz guest sanitizers tsan coverage format)
+suites=(main install fuzz guest sanitizers tsan tsan-torch coverage format)
 declare -A about=(
   [main]="unit, conformance, frontend, end-to-end and Python tests, op_db among them, release build (build/)"
   [install]="the installed library, programs and Python package, used from outside the tree; the exported symbols"
@@ -19,6 +19,7 @@ declare -A about=(
   [guest]="RDMA: Soft-RoCE in virtual machines, one and two (QEMU, emulated: slow)"
   [sanitizers]="the main tests under AddressSanitizer and UndefinedBehaviorSanitizer (build-asan/)"
   [tsan]="queues, transports and the other threaded parts below torch under ThreadSanitizer (build-tsan/)"
+  [tsan-torch]="capture, sessions, training and every operator on an embedded node under ThreadSanitizer (build-tsan/)"
   [coverage]="the main tests with line coverage, printed per folder (build-coverage/)"
   [format]="clang-format over every source"
 )
@@ -102,15 +103,20 @@ suite_sanitizers() {
     run_meson_tests sanitizers build-asan --suite main --timeout-multiplier 4
 }
 
-suite_tsan() {
+suite_tsan() { thread_sanitized tsan; }
+suite_tsan-torch() { thread_sanitized tsan-torch; }
+
+# thread_sanitized SUITE
+thread_sanitized() {
+  local suite=$1
   # It does not model fences; what it cannot see through one it would report, so the warning says nothing more.
   configure build-tsan "-Dcpp_args=-g1 -Wno-tsan" -Db_sanitize=thread -Db_lundef=false
   local programs
-  mapfile -t programs < <(python3 "$GENIE_ROOT/scripts/test_programs.py" "$GENIE_ROOT/build-tsan" tsan)
-  [ "${#programs[@]}" -gt 0 ] || die "no test belongs to the suite tsan"
+  mapfile -t programs < <(python3 "$GENIE_ROOT/scripts/test_programs.py" "$GENIE_ROOT/build-tsan" "$suite")
+  [ "${#programs[@]}" -gt 0 ] || die "no test belongs to the suite $suite"
   build build-tsan "${programs[@]}"
   TSAN_OPTIONS="suppressions=$GENIE_ROOT/tests/suppressions/tsan.txt:second_deadlock_stack=1" \
-    run_meson_tests tsan build-tsan --suite tsan --timeout-multiplier 6
+    run_meson_tests "$suite" build-tsan --suite "$suite" --timeout-multiplier 6
 }
 
 suite_coverage() {

@@ -29,6 +29,9 @@ constexpr std::string_view kStaying[] = {
     "is_same_size", "is_set_to", "result_type", "_has_same_storage_numel", "_has_compatible_shallow_copy_type",
     "_assert_tensor_metadata", "_version", "is_leaf", "output_nr", "retain_grad", "retains_grad", "requires_grad_"};
 
+// Their results are views of their operands, though their schemas do not say so: among CPU tensors they stay there.
+constexpr std::string_view kViewsUnsaid[] = {"broadcast_tensors", "meshgrid", "atleast_1d", "atleast_2d", "atleast_3d"};
+
 constexpr std::string_view kForeign[] = {
     "c10d::", "_c10d_functional::", "_c10d_functional_autograd::", "profiler::", "prim::", "genie::", "symm_mem::"};
 
@@ -105,7 +108,8 @@ OpContext read(const c10::OperatorHandle& op) {
   // Nodes refuse compositions as a whole; their pieces are what is captured.
   const bool node_runs_it = op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) ||
                             executor::refusal(schema.operator_name()).empty();
-  out.lifts_alone = !writes && full.starts_with("aten::") && returns_tensors(schema) && node_runs_it;
+  out.lifts_alone = !writes && full.starts_with("aten::") && returns_tensors(schema) && node_runs_it &&
+                    !contains(kViewsUnsaid, name);
   out.takes_numbers = op.hasTag(at::Tag::pointwise);
   out.fills_tensor = full == "aten::select" || full == "aten::fill_";
   return out;

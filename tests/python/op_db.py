@@ -1,6 +1,6 @@
 """PyTorch's own operator database on remote_accelerator:0, against the CPU.
 
-usage: op_db.py [--node GENIE_NODE] [--shard I/N] [--other-dtypes] [NAME...]
+usage: op_db.py [--node GENIE_NODE] [--shard I/N] [--other-dtypes] [--capture] [NAME...]
 
 Every entry of torch.testing._internal's op_db, every sample input (float32 where the entry knows it, else its first dtype):
 results and, where supported, gradients must be the CPU's bits; what is only close to them, or differs, stands with its reason
@@ -8,11 +8,14 @@ in op_db_exceptions.yaml. An entry fails when it is worse than the file says, an
 the file then). What is close may be equal on another machine: LAPACK's sums depend on where its work space lies.
 With --other-dtypes it is every other dtype that the CPU has for the entry instead, from bool to complex128; exceptions are then
 named "entry/dtype".
+With --capture nothing is moved: the operator gets the CPU's tensors inside genie.capture(). Exceptions are then named
+"entry/capture" first, and plain "entry" otherwise.
 Samples that eager refuses count when the device refuses them too.
 Prints one GoogleTest line per entry and "N passed, M failed" last.
 """
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -55,6 +58,10 @@ def to_device(device, skip_arguments):
     return whole
 
 
+def as_it_is(sample):
+    return sample.input, sample.args, sample.kwargs
+
+
 def to_cpu(value):
     return value.detach().cpu() if isinstance(value, torch.Tensor) else value
 
@@ -94,7 +101,7 @@ def tensors_that_need_grad(values):
     return [t for t in tree_flatten(values)[0] if isinstance(t, torch.Tensor) and t.requires_grad]
 
 
-def check_backward(results, inputs, moved_results, moved_inputs, device):
+def check_backward(results, inputs, moved_results, moved_inputs):
     wanted, moved_wanted = tensors_that_need_grad(results), tensors_that_need_grad(moved_results)
     if not wanted:
         return True
@@ -111,14 +118,15 @@ def check_backward(results, inputs, moved_results, moved_inputs, device):
     return all([compare(e, to_cpu(g), f"gradient {i}") for i, (e, g) in enumerate(zip(expected, got))])
 
 
-def check_sample(op, sample, move, device):
+def check_sample(op, sample, move, style):
     """True when equal, False when close; raises."""
     inputs = (sample.input, sample.args, sample.kwargs)
     moved = move(sample)
     torch.manual_seed(1)
     expected, error = attempt(lambda: op(sample.input, *sample.args, **sample.kwargs))
     torch.manual_seed(1)
-    got, moved_error = attempt(lambda: op(moved[0], *moved[1], **moved[2]))
+    with style():
+        got, moved_error = attempt(lambda: op(moved[0], *moved[1], **moved[2]))
     if error is not None:
         if moved_error is None:
             tree_map(to_cpu, got)  # refused late, where the value is used
@@ -135,7 +143,7 @@ def check_sample(op, sample, move, device):
         for i, (e, g) in enumerate(zip(results, moved_results))
     ]
     if op.supports_autograd:
-        same.append(check_backward(expected, inputs, got, moved, device))
+        same.append(check_backward(expected, inputs, got, moved))
     return all(same)
 
 
@@ -145,15 +153,16 @@ def dtypes_of(op, others):
     return [dtype for dtype in supported if (dtype != main) == others]
 
 
-def check_entry(op, dtype, device):
+def check_entry(op, dtype, device, captured):
     """"equal", "close", or why it is neither."""
     differentiable = op.supports_autograd and (dtype.is_floating_point or dtype.is_complex)
-    move = to_device(device, op.name in STAYS_ON_CPU)
+    move = as_it_is if captured else to_device(device, op.name in STAYS_ON_CPU)
+    style = genie.capture if captured else contextlib.nullcontext
     close = False
     torch.manual_seed(0)
     for number, sample in enumerate(op.sample_inputs("cpu", dtype, requires_grad=differentiable)):
         try:
-            if not check_sample(op, sample, move, device):
+            if not check_sample(op, sample, move, style):
                 close = True
         except Exception as error:
             return f"sample {number}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -182,7 +191,7 @@ def start_node(program, folder, *flags):
 
 def judge(found, allowed):
     """None when it is as the file says, else what is wrong."""
-    if allowed is None:
+    if allowed is None or allowed["kind"] == "equal":
         return None if found == "equal" else found
     if allowed["kind"] == "close":
         return None if found in ("equal", "close") else found
@@ -196,9 +205,11 @@ def main():
     parser.add_argument("--node", help="a genie-node program; without it the node lives in this process")
     parser.add_argument("--shard", default="0/1", help="I/N: every N-th entry, from the I-th")
     parser.add_argument("--other-dtypes", action="store_true", help="every dtype but the main one of each entry")
+    parser.add_argument("--capture", action="store_true", help="tensors of the CPU inside genie.capture()")
     parser.add_argument("names", nargs="*", help="only these entries")
     arguments = parser.parse_args()
     shard, shards = map(int, arguments.shard.split("/"))
+    style = "/capture" if arguments.capture else ""
     with open(os.path.join(os.path.dirname(__file__), "op_db_exceptions.yaml"), encoding="utf-8") as file:
         exceptions = yaml.safe_load(file) or {}
 
@@ -221,7 +232,8 @@ def main():
                 for dtype in dtypes:
                     case = f"{name}/{str(dtype).removeprefix('torch.')}" if arguments.other_dtypes else name
                     begin = time.monotonic()
-                    wrong = judge(check_entry(op, dtype, session.device()), exceptions.get(case, exceptions.get(name)))
+                    found = check_entry(op, dtype, session.device(), arguments.capture)
+                    wrong = judge(found, exceptions.get(case + style, exceptions.get(case, exceptions.get(name))))
                     took_ms = int((time.monotonic() - begin) * 1e3)
                     if wrong is None:
                         passed += 1
