@@ -9,11 +9,18 @@
 
 namespace genie::datapath {
 
-std::string backend_names() {
-  return std::string("shm, ") + (ucx_compiled_in() ? "ucx, " : "") + (verbs_compiled_in() ? "verbs, " : "") + "or auto";
+namespace {
+
+bool is_compiled_in(std::string_view name) {
+  return name == "shm" || (name == "ucx" && ucx_compiled_in()) || (name == "verbs" && verbs_compiled_in());
 }
 
-namespace {
+Status no_backend(std::string_view name) {
+  const bool known = std::ranges::find(kBackendRanks, name) != kBackendRanks.end() || name == "dpdk";
+  std::string text = known ? "transport '" : "'";
+  text.append(name).append(known ? "' is not compiled in: use " : "' is no transport: use ").append(backend_names());
+  return {Errc::kConfig, std::move(text)};
+}
 
 NetOptions net_options(const BackendOptions& options) {
   NetOptions net;
@@ -25,26 +32,48 @@ NetOptions net_options(const BackendOptions& options) {
 
 }  // namespace
 
-Result<std::string> choose_backend(std::string_view name) {
-  if (name == "auto" || name == "shm") return std::string("shm");
-  if (name == "ucx" && ucx_compiled_in()) return std::string("ucx");
-  if (name == "verbs" && verbs_compiled_in()) return std::string("verbs");
-  const bool known = name == "ucx" || name == "verbs" || name == "dpdk";
-  std::string text = known ? "transport '" : "'";
-  text.append(name).append(known ? "' is not compiled in: use " : "' is no transport: use ").append(backend_names());
-  return Status(Errc::kConfig, std::move(text));
+const std::vector<std::string>& compiled_backends() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> found;
+    for (const std::string_view name : kBackendRanks) {
+      if (is_compiled_in(name)) found.emplace_back(name);
+    }
+    return found;
+  }();
+  return names;
+}
+
+std::string backend_names() {
+  std::string names;
+  for (const std::string& name : compiled_backends()) names += name + ", ";
+  return names + "or auto";
+}
+
+Result<std::vector<std::string>> parse_backends(std::string_view list) {
+  if (list == "auto") return compiled_backends();
+  std::vector<std::string> names;
+  for (size_t begin = 0; begin <= list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    const std::string_view name = list.substr(begin, end - begin);
+    if (!is_compiled_in(name)) return no_backend(name);
+    names.emplace_back(name);
+    begin = end + 1;
+  }
+  std::ranges::sort(names, {}, [](const std::string& name) { return std::ranges::find(kBackendRanks, name); });
+  const auto repeated = std::ranges::unique(names);
+  names.erase(repeated.begin(), repeated.end());
+  return names;
 }
 
 Result<std::unique_ptr<Transport>> make_backend(std::string_view name, const BackendOptions& options) {
-  const Result<std::string> chosen = choose_backend(name);
-  GENIE_TRY(chosen.status());
-  if (*chosen == "ucx") {
+  if (!is_compiled_in(name)) return no_backend(name);
+  if (name == "ucx") {
     UcxOptions ucx;
     ucx.tls = options.ucx_tls;
     ucx.net = net_options(options);
     return make_ucx_transport(ucx);
   }
-  if (*chosen == "verbs") {
+  if (name == "verbs") {
     VerbsOptions verbs;
     verbs.devices = options.verbs_devices;
     verbs.net = net_options(options);

@@ -4,11 +4,13 @@
 // Thread-safety: any thread. Ownership: the caller owns the transport.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "datapath/transport.h"
 #include "genie/status.h"
@@ -23,14 +25,19 @@ struct BackendOptions {
   std::string verbs_devices;                 // "mlx5_0,mlx5_2:1"; empty: every RDMA port that is up
 };
 
-// What choose_backend() knows, for people: "shm, ucx, or auto".
+// Best first.
+inline constexpr std::array<std::string_view, 3> kBackendRanks = {"shm", "verbs", "ucx"};
+
+// Those of this build, best first.
+const std::vector<std::string>& compiled_backends();
+// What there is, for people: "shm, ucx, or auto".
 std::string backend_names();
 
-// The transport that `name` means: itself, or for "auto" the best one that is compiled in. kConfig, with the names that
-// there are, for one that is unknown or not compiled in.
-Result<std::string> choose_backend(std::string_view name);
+// The transports of a list such as "shm,ucx", best first; "auto": all that are compiled in. kConfig, with the names that there
+// are, for one that is unknown or not compiled in.
+Result<std::vector<std::string>> parse_backends(std::string_view list);
 
-// `name` as choose_backend() answered.
+// `name`: of one. Errors of its library; kUnsupported where this machine has no device for it.
 Result<std::unique_ptr<Transport>> make_backend(std::string_view name, const BackendOptions& options);
 
 }  // namespace genie::datapath

@@ -73,7 +73,7 @@ ExitCode exit_code(const Status& status) {
 struct Flags {
   std::string config;
   std::vector<std::string> listen, load_libraries;
-  std::string name, transport, data_listen, device, threads, memory_quota, max_sessions, max_templates, polling,
+  std::string name, transport, data_listen, peer_timeout_ms, rdma_devices, device, threads, memory_quota, max_sessions, max_templates, polling,
       token_file, drain_timeout_s;
 };
 
@@ -83,11 +83,16 @@ void declare(CLI::App& app, Flags& flags) {
   app.add_option("--config", flags.config, "YAML file; flags win over it");
   app.add_option("--listen", flags.listen,
                  "Address of the control plane, may be repeated: unix:/path.sock, tcp://host:port");
-  app.add_option("--transport", flags.transport, "How bytes reach clients: " + genie::datapath::backend_names());
+  app.add_option("--transport", flags.transport, "How bytes reach clients, one or several as in \"shm,ucx\": " + genie::datapath::backend_names() +
+                     " (the default: shm, and the networks that work here where --listen has a tcp:// address)");
   app.add_option(
       "--data-listen", flags.data_listen,
-      "Address of the data endpoint of a network transport: tcp://host:port; by default the host of --listen and "
-      "any free port");
+      "Address of the data endpoint of network transports: tcp://host:port, a second one takes the next port; by default "
+      "the host of --listen and any free port");
+  app.add_option("--peer-timeout-ms", flags.peer_timeout_ms,
+                 "Across machines, a client that is silent for so long has gone; 5000 by default, 0: never");
+  app.add_option("--rdma-devices", flags.rdma_devices,
+                 "RDMA devices or ports that verbs may use: mlx5_0,mlx5_2:1; by default every port that is up");
   app.add_option("--device", flags.device, "Device to offer: cpu");
   app.add_option("--threads", flags.threads, "Threads of one operation; 0: the device's default");
   app.add_option("--memory-quota", flags.memory_quota,
@@ -116,6 +121,8 @@ Status apply(const Flags& flags, NodeConfig& config) {
   GENIE_TRY(set("name", "--name", flags.name));
   GENIE_TRY(set("transport", "--transport", flags.transport));
   GENIE_TRY(set("data_listen", "--data-listen", flags.data_listen));
+  GENIE_TRY(set("peer_timeout_ms", "--peer-timeout-ms", flags.peer_timeout_ms));
+  GENIE_TRY(set("rdma_devices", "--rdma-devices", flags.rdma_devices));
   GENIE_TRY(set("device", "--device", flags.device));
   GENIE_TRY(set("threads", "--threads", flags.threads));
   GENIE_TRY(set("memory_quota", "--memory-quota", flags.memory_quota));
@@ -132,7 +139,7 @@ void say_ready(NodeServer& server) {
   for (const std::string& address : server.control_addresses()) control += (control.empty() ? "" : ",") + address;
   const std::string line =
       fmt::format("name={} control={} data={} transport={} device={} threads={}", info.name, control,
-                  server.data_address(), server.transport_name(), info.devices.at(0).kind, info.devices.at(0).threads);
+                  server.data_addresses(), server.transport_names(), info.devices.at(0).kind, info.devices.at(0).threads);
   std::fprintf(stderr, "genie-node: ready %s\n", line.c_str());
   notify("READY=1\nSTATUS=" + line);
 }

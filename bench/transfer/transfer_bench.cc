@@ -218,8 +218,8 @@ void choose_ucx_path(Harness& harness) {
 }
 
 void run_over(Harness& harness, const std::string& transport, bool asked_for) {
-  if (!datapath::choose_backend(transport)) {
-    if (asked_for) throw std::runtime_error(std::string(datapath::choose_backend(transport).status().text()));
+  if (const auto named = datapath::parse_backends(transport); !named) {
+    if (asked_for) throw std::runtime_error(std::string(named.status().text()));
     harness.note(transport + ": not compiled into this build");
     return;
   }

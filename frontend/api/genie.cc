@@ -112,6 +112,8 @@ Result<Session> Session::try_connect(const std::string& uri, const SessionOption
   link.busy_polling = options.busy_polling;
   link.transport = options.transport;
   link.token = options.token;
+  link.peer_timeout_ms = options.peer_timeout_ms;
+  link.rdma_devices = options.rdma_devices;
   auto core = frontend::connect_session(uri, link);
   if (!core.ok()) return core.status();
   return Session(std::make_shared<Impl>(std::move(*core)));

@@ -21,9 +21,30 @@ struct Context {
   }
 };
 
-Context& context() {
-  static thread_local Context mine;
-  return mine;
+// What runs on a thread after its own variables have gone (destructors of static objects, on the main one) finds nothing open.
+enum class Stage : uint8_t { kNone, kThere, kGone };
+constinit thread_local Stage stage = Stage::kNone;
+constinit thread_local Context* mine_or_null = nullptr;
+
+struct Owner {
+  Context context;
+  Owner() {
+    stage = Stage::kThere;
+    mine_or_null = &context;
+  }
+  ~Owner() {
+    stage = Stage::kGone;
+    mine_or_null = nullptr;
+  }
+};
+
+// Null once the thread's variables have gone.
+Context* context() {
+  if (stage == Stage::kNone) [[unlikely]] {
+    static thread_local Owner owner;
+    (void)owner;
+  }
+  return mine_or_null;
 }
 
 void include_key(bool wanted) { c10::impl::tls_set_dispatch_key_included(c10::DispatchKey::DeferredInit, wanted); }
@@ -42,7 +63,8 @@ void forget_ended(Context& mine) {
 
 std::shared_ptr<CaptureState> begin_capture(std::optional<c10::Device> device) {
   if (const Status forked = check_fork(); !forked.ok()) throw Error(forked);
-  Context& mine = context();
+  if (context() == nullptr) throw Error({Errc::kCancelled, "genie::Capture: the thread is ending, nothing can be captured"});
+  Context& mine = *context();
   forget_ended(mine);
   if (!device.has_value()) {
     device = mine.open.empty()
@@ -67,31 +89,35 @@ void end_capture(const std::shared_ptr<CaptureState>& capture) {
   if (capture->ended.load(std::memory_order_acquire)) return;
   capture->last.store(capture->journal->settle(), std::memory_order_relaxed);
   capture->ended.store(true, std::memory_order_release);
-  Context& mine = context();
-  if (std::ranges::find(mine.open, capture) == mine.open.end()) return;  // another thread's
-  mine.last = capture;
-  forget_ended(mine);
+  Context* const mine = context();
+  if (mine == nullptr || std::ranges::find(mine->open, capture) == mine->open.end()) return;  // another thread's
+  mine->last = capture;
+  forget_ended(*mine);
 }
 
 void leave_captures_to_parent() noexcept {
-  Context& mine = context();
-  for (const auto& capture : mine.open) {
-    capture->last.store(capture->first, std::memory_order_relaxed);
-    capture->ended.store(true, std::memory_order_release);
+  if (Context* const mine = context(); mine != nullptr) {
+    for (const auto& capture : mine->open) {
+      capture->last.store(capture->first, std::memory_order_relaxed);
+      capture->ended.store(true, std::memory_order_release);
+    }
+    mine->open.clear();
   }
-  mine.open.clear();
   include_key(false);
 }
 
 const CaptureState* current_capture() noexcept {
-  Context& mine = context();
-  if (mine.open.empty()) return nullptr;
-  if (mine.open.back()->ended.load(std::memory_order_acquire)) [[unlikely]]
-    forget_ended(mine);
-  return mine.open.empty() ? nullptr : mine.open.back().get();
+  Context* const mine = context();
+  if (mine == nullptr || mine->open.empty()) return nullptr;
+  if (mine->open.back()->ended.load(std::memory_order_acquire)) [[unlikely]]
+    forget_ended(*mine);
+  return mine->open.empty() ? nullptr : mine->open.back().get();
 }
 
-std::shared_ptr<const CaptureState> last_capture() { return context().last; }
+std::shared_ptr<const CaptureState> last_capture() {
+  const Context* const mine = context();
+  return mine == nullptr ? nullptr : mine->last;
+}
 
 std::shared_ptr<Journal> thread_journal() {
   const CaptureState* capture = current_capture();

@@ -5,8 +5,10 @@
 
 #include <array>
 #include <atomic>
+#include <memory>
 #include <mutex>
 #include <random>
+#include <utility>
 
 #include "frontend/capture/copies.h"
 #include "frontend/capture/recorder.h"
@@ -38,11 +40,9 @@ class RemoteGenerator final : public c10::GeneratorImpl {
   void set_current_seed(uint64_t seed) override {
     seed_ = seed;
     const SessionCore* core = find_core(device().index());
-    if (core == nullptr || core->closed()) {
-      seed_waits_ = true;
-      return;
-    }
-    record_seed();
+    waiting_state_ = {};
+    waits_ = core == nullptr || core->closed();
+    if (!waits_) record_seed();
   }
   void set_offset(uint64_t) override { TORCH_CHECK(false, "generators of remote_accelerator have no offset"); }
   uint64_t get_offset() const override { TORCH_CHECK(false, "generators of remote_accelerator have no offset"); }
@@ -55,20 +55,26 @@ class RemoteGenerator final : public c10::GeneratorImpl {
   void set_state(const c10::TensorImpl& state) override {
     const at::Tensor bytes(c10::intrusive_ptr<c10::TensorImpl>::reclaim_copy(const_cast<c10::TensorImpl*>(&state)));
     static OpInfo& op = op_info("genie::set_generator_state", "");
-    seed_waits_ = false;
+    waits_ = false;
+    waiting_state_ = {};
     torch::jit::Stack stack{at::Generator(self()), bytes};
     record_call(op, stack);
   }
   c10::intrusive_ptr<c10::TensorImpl> get_state() const override {
-    const_cast<RemoteGenerator*>(this)->apply_waiting_seed();
+    const_cast<RemoteGenerator*>(this)->apply_waiting();
     static OpInfo& op = op_info("genie::generator_state", "");
     torch::jit::Stack stack{at::Generator(self())};
     record_call(op, stack);
     return fetch(stack.back().toTensor()).getIntrusivePtr();
   }
 
-  void apply_waiting_seed() {
-    if (seed_waits_.exchange(false)) record_seed();
+  void apply_waiting() {
+    if (!waits_.exchange(false)) return;
+    if (const at::Tensor state = std::exchange(waiting_state_, {}); state.defined()) {
+      set_state(*state.unsafeGetTensorImpl());
+    } else {
+      record_seed();
+    }
   }
 
  private:
@@ -76,22 +82,25 @@ class RemoteGenerator final : public c10::GeneratorImpl {
     return c10::intrusive_ptr<c10::GeneratorImpl>::reclaim_copy(const_cast<RemoteGenerator*>(this));
   }
   void record_seed() {
-    seed_waits_ = false;
     static OpInfo& op = op_info("genie::manual_seed", "");
     torch::jit::Stack stack{at::Generator(self()), static_cast<int64_t>(seed_)};
     record_call(op, stack);
   }
   GeneratorImpl* clone_impl() const override {
-    auto made = new_generator(device().index());
-    made.set_state(at::Tensor(get_state()));
-    return made.unsafeReleaseGeneratorImpl();
+    auto made = std::make_unique<RemoteGenerator>(device().index(), /*own=*/true);
+    made->seed_ = seed_;
+    // Whoever asked takes the first reference, and setting the state takes one: it waits until there is another.
+    made->waiting_state_ = at::Tensor(get_state());
+    made->waits_ = true;
+    return made.release();
   }
 
   const bool own_;
   std::mutex state_mutex_;
   StateRef state_;
   uint64_t seed_ = c10::detail::getNonDeterministicRandom();
-  std::atomic<bool> seed_waits_{false};
+  std::atomic<bool> waits_{false};  // for its first use: this state, or else the seed
+  at::Tensor waiting_state_;
 };
 
 std::array<at::Generator, kMaxDevices>& defaults() {
@@ -121,7 +130,7 @@ GeneratorUse use_generator(const c10::IValue& value, int device_index) {
   const at::Generator generator =
       value.isNone() || !value.toGenerator().defined() ? default_generator(device_index) : value.toGenerator();
   auto* impl = static_cast<RemoteGenerator*>(generator.unsafeGetGeneratorImpl());
-  impl->apply_waiting_seed();
+  impl->apply_waiting();
   return impl->use();
 }
 

@@ -134,8 +134,10 @@ void add_session(py::module_& module) {
   module.def(
       "connect",
       [](const std::string& uri, uint64_t connect_timeout_ms, uint64_t progress_timeout_ms, bool busy_polling,
-         const std::string& transport, const std::string& token) {
-        const genie::SessionOptions options{connect_timeout_ms, progress_timeout_ms, busy_polling, transport, token};
+         const std::string& transport, const std::string& token, uint64_t peer_timeout_ms,
+         const std::string& rdma_devices) {
+        const genie::SessionOptions options{connect_timeout_ms, progress_timeout_ms, busy_polling, transport,
+                                            token,              peer_timeout_ms,     rdma_devices};
         const auto open = [&] {
           const py::gil_scoped_release released;
           return genie::Session::connect(uri, options);
@@ -145,7 +147,8 @@ void add_session(py::module_& module) {
         return session;
       },
       py::arg("uri"), py::kw_only(), py::arg("connect_timeout_ms") = 10'000, py::arg("progress_timeout_ms") = 30'000,
-      py::arg("busy_polling") = false, py::arg("transport") = "auto", py::arg("token") = "");
+      py::arg("busy_polling") = false, py::arg("transport") = "auto", py::arg("token") = "",
+      py::arg("peer_timeout_ms") = 5'000, py::arg("rdma_devices") = "");
 }
 
 void add_tensors(py::module_& module) {

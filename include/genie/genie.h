@@ -29,8 +29,10 @@ struct SessionOptions {
   uint64_t connect_timeout_ms = 10'000;
   uint64_t progress_timeout_ms = 30'000;  // a wait fails after this long without progress on the node
   bool busy_polling = false;              // spin instead of sleeping; for clients that own their core
-  std::string transport = "auto";         // "shm", or what both ends have in common
+  std::string transport = "auto";         // the best that both ends have; or "shm", "ucx", "verbs"
   std::string token;                      // where the node asks for one; empty: from the file $GENIE_TOKEN_FILE
+  uint64_t peer_timeout_ms = 5'000;       // across machines: a node that is silent for so long has gone; 0: never
+  std::string rdma_devices;               // "mlx5_0,mlx5_2:1": those that verbs may use; empty: every port that is up
 };
 
 class GENIE_API Session {

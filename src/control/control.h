@@ -44,15 +44,21 @@ struct OpenOrder {
   uint64_t progress_timeout_ms = 30'000;
 };
 
+// One way to a node's data.
+struct DataOffer {
+  std::string transport;
+  std::string address;
+};
+
 struct OpenAnswer {
   std::string session_id;
   std::string node_name;
   std::string genie_version;
   std::string torch_version;
   std::vector<DeviceEntry> devices;
-  std::string transport;
-  std::string data_address;
+  std::vector<DataOffer> data;
   std::string data_token;
+  std::string host_id;  // of the node's machine, see host_id.h
   uint32_t in_flight_max = 0;
   uint64_t templates_max = 0;
   uint64_t template_bytes_max = 0;
@@ -64,7 +70,7 @@ struct NodeReport {
   std::string genie_version;
   std::string torch_version;
   std::vector<DeviceEntry> devices;
-  std::string transport;
+  std::string transport;  // of its data planes: "shm,ucx"
   bool draining = false;
   uint64_t sessions = 0;
   uint64_t sessions_opened = 0;

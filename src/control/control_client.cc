@@ -47,8 +47,8 @@ class GrpcControlClient final : public ControlClient {
     answer.genie_version = reply.genie_version();
     answer.torch_version = reply.torch_version();
     answer.devices = read_devices(reply);
-    answer.transport = reply.transport();
-    answer.data_address = reply.data_address();
+    for (const v1::DataOffer& offer : reply.data()) answer.data.push_back({offer.transport(), offer.address()});
+    answer.host_id = reply.host_id();
     answer.data_token = reply.data_token();
     answer.in_flight_max = reply.in_flight_max();
     answer.templates_max = reply.templates_max();

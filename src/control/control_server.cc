@@ -59,8 +59,12 @@ class Service final : public v1::Control::Service {
       reply->set_genie_version(answer->genie_version);
       reply->set_torch_version(answer->torch_version);
       fill_devices(answer->devices, *reply);
-      reply->set_transport(answer->transport);
-      reply->set_data_address(answer->data_address);
+      for (const DataOffer& offer : answer->data) {
+        v1::DataOffer* data = reply->add_data();
+        data->set_transport(offer.transport);
+        data->set_address(offer.address);
+      }
+      reply->set_host_id(answer->host_id);
       reply->set_data_token(answer->data_token);
       reply->set_in_flight_max(answer->in_flight_max);
       reply->set_templates_max(answer->templates_max);

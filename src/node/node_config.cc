@@ -14,7 +14,7 @@ namespace genie::node {
 namespace {
 
 constexpr const char* kKeys =
-    "name, listen, transport, data_listen, device, threads, memory_quota, max_sessions, max_templates, polling, "
+    "name, listen, transport, data_listen, peer_timeout_ms, rdma_devices, device, threads, memory_quota, max_sessions, max_templates, polling, "
     "token_file, "
     "drain_timeout_s, "
     "load_library";
@@ -78,13 +78,18 @@ Status set_config(std::string_view key, const std::string& value, const std::str
   } else if (key == "listen") {
     return set_listen(value, where, config);
   } else if (key == "transport") {
-    if (const auto chosen = datapath::choose_backend(value); !chosen) {
-      return {Errc::kConfig, where + "transport: " + std::string(chosen.status().text())};
+    if (const auto names = datapath::parse_backends(value); !names) {
+      return {Errc::kConfig, where + "transport: " + std::string(names.status().text())};
     }
     config.transport = value;
   } else if (key == "data_listen") {
     if (!is_tcp(value)) return wrong(where, key, value, "tcp://host:port, where clients reach the data endpoint");
     config.data_listen = value;
+  } else if (key == "peer_timeout_ms") {
+    if (!parse_number<uint64_t>(value, 0, 3'600'000, config.peer_timeout_ms))
+      return wrong(where, key, value, "0 (never) to 3600000");
+  } else if (key == "rdma_devices") {
+    config.rdma_devices = value;
   } else if (key == "device") {
     if (value != "cpu") {
       return {Errc::kConfig, where + "device: '" + value + "' is not compiled into this node; allowed: cpu"};

@@ -1,7 +1,6 @@
-// NodeServer: a node offered to other processes: control plane, transport, and the poller between them and the devices.
+// NodeServer: a node offered to other processes: its control plane and its data planes.
 //
-// Purpose: what genie-node runs. One poller thread owns the transport: it copies messages out, verifies them, hands work
-//   to the devices' queues, and sends what their workers answer.
+// Purpose: what genie-node runs: admits clients on the control plane, and serves them on a data plane for each transport.
 // Thread-safety: all functions may be called from any thread.
 // Ownership: owns the node. Destruction ends every session.
 #pragma once
@@ -12,22 +11,23 @@
 #include <mutex>
 #include <string>
 #include <string_view>
-#include <thread>
-#include <unordered_map>
 #include <vector>
 
 #include "datapath/backends.h"
 #include "src/control/control.h"
+#include "src/node/data_plane.h"
 #include "src/node/node.h"
-#include "src/node/remote_session.h"
+#include "src/node/session_table.h"
 
 namespace genie::node {
 
 struct ServerOptions {
   NodeOptions node;
   std::vector<std::string> listen;
-  std::string transport = "auto";
-  std::string data_listen;  // of a network transport: tcp://host:port; empty: the host of `listen`, any port
+  std::string transport = "auto";  // or names of transports: "shm,ucx"
+  // Of network transports: tcp://host:port, each after the first takes the next port. Empty: the host of `listen`, any port.
+  std::string data_listen;
+  datapath::BackendOptions backend;
   std::string token;
   bool busy_polling = false;
   uint64_t attach_timeout_ms = 10'000;  // from Open to the data connection
@@ -39,8 +39,9 @@ class NodeServer final : public control::ControlHandler {
   ~NodeServer() override;
 
   const std::vector<std::string>& control_addresses() const { return control_->addresses(); }
-  const std::string& data_address() const { return data_address_; }
-  const std::string& transport_name() const { return transport_name_; }
+  // Of all data planes, in the same order: "shm,ucx" and "unix:/path.data,tcp://host:port".
+  std::string transport_names() const;
+  std::string data_addresses() const;
   Node& node() noexcept { return *node_; }
 
   // Refuses new sessions, ends each session once its submissions in flight are answered, all by the deadline. True when
@@ -57,61 +58,24 @@ class NodeServer final : public control::ControlHandler {
   control::NodeReport report() override;
 
  private:
-  class Sink;
-  // What other threads ask of the poller.
-  struct Event {
-    std::shared_ptr<RemoteSession> session;
-    std::unique_ptr<Response> response;  // null: the client closes the session
-  };
-
   explicit NodeServer(ServerOptions options) : options_(std::move(options)) {}
-  Status start_transport();
-  Result<std::string> data_place();
+  Status start_planes();
+  Status start_plane(const std::string& name);
+  std::string listened_on(std::string_view scheme) const;
+  Result<std::string> data_place(const std::string& transport);
   Status check_versions(const control::OpenOrder& order) const;
-  std::shared_ptr<RemoteSession> find(std::string_view session_id);
-
-  // The poller's.
-  void run();
-  void on_completion(datapath::Completion& completion);
-  void on_connected(datapath::EndpointId endpoint);
-  void on_message(datapath::Completion& completion);
-  size_t take_inbox();
-  bool pump_sessions();
-  void tend_sessions();
-  void sleep();
-  void end_session(const std::shared_ptr<RemoteSession>& session, const Status& why, bool tell);
-  void post(Event event);
-  std::shared_ptr<RemoteSession> session_of(datapath::EndpointId endpoint);
 
   const ServerOptions options_;
   executor::OperatorSet operators_;
   std::unique_ptr<Node> node_;
-  std::unique_ptr<datapath::Transport> transport_;
-  std::string transport_name_;
-  std::string data_address_;
+  SharedMemoryCounters shared_;
+  SessionTable table_;
+  std::vector<std::unique_ptr<DataPlane>> planes_;
   std::string data_folder_;  // made for the data socket; removed at the end
   std::unique_ptr<control::ControlServer> control_;
-  SharedMemoryCounters shared_;
-
-  std::mutex table_mutex_;
-  std::unordered_map<std::string, std::shared_ptr<RemoteSession>> sessions_;  // by id
-
-  std::mutex inbox_mutex_;
-  std::vector<Event> inbox_;
-  std::atomic<uint64_t> inbox_count_{0};
-  std::atomic<int> sleeping_{0};
 
   std::atomic<bool> draining_{false};
-  std::atomic<bool> stopping_{false};
   std::mutex stop_mutex_;
-  std::thread poller_;
-
-  // The poller's own.
-  std::vector<std::shared_ptr<RemoteSession>> live_;  // what it looks after; the table may be ahead by new ones
-  std::unordered_map<uint64_t, std::shared_ptr<RemoteSession>> by_endpoint_;
-  std::unordered_map<uint64_t, std::shared_ptr<ResponseSink>> sinks_;  // by session number
-  std::vector<Event> taken_;
-  uint64_t next_tend_ns_ = 0;
 };
 
 }  // namespace genie::node

@@ -27,6 +27,8 @@ Result<ServerOptions> server_options(const NodeConfig& config) {
   options.listen = config.listen;
   options.transport = config.transport;
   options.data_listen = config.data_listen;
+  options.backend.liveness_ms = config.peer_timeout_ms;
+  options.backend.verbs_devices = config.rdma_devices;
   options.busy_polling = config.polling == "busy";
   if (config.listen.empty()) {
     return Status(Errc::kConfig,

@@ -39,6 +39,7 @@ struct NodeInfo {
   std::string version;  // of Genie
   std::string torch_version;
   std::string transport;            // "embedded", "shm", ...
+  std::string transport_why;        // for people: why this one
   uint64_t templates_max = 0;       // that a session may have registered at a time,
   uint64_t template_bytes_max = 0;  // and their bytes together
   std::vector<DeviceInfo> devices;
@@ -54,6 +55,8 @@ struct LinkOptions {
   bool busy_polling = false;
   std::string transport = "auto";
   std::string token;  // authentication, when the node asks for one
+  uint64_t peer_timeout_ms = 5'000;  // across machines: a node that is silent for so long has gone; 0: never
+  std::string rdma_devices;          // "mlx5_0,mlx5_2:1": those that verbs may use; empty: every port that is up
 };
 
 // Network-ready memory: the caller writes the snapshot of a tensor into it, once. Dropping it gives it back unused.

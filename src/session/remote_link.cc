@@ -4,10 +4,10 @@
 
 #include <utility>
 
-#include "datapath/backends.h"
 #include "src/control/control.h"
 #include "src/control/token.h"
 #include "src/node/node.h"
+#include "src/session/data_connection.h"
 #include "src/session/remote_core.h"
 
 namespace genie::session {
@@ -73,12 +73,14 @@ class RemoteLink final : public Link {
   const std::shared_ptr<RemoteCore> core_;
 };
 
-NodeInfo info_of(const control::OpenAnswer& answer) {
+NodeInfo info_of(const DataConnection& connection) {
+  const control::OpenAnswer& answer = connection.answer;
   NodeInfo info;
   info.name = answer.node_name;
   info.version = answer.genie_version;
   info.torch_version = answer.torch_version;
-  info.transport = answer.transport;
+  info.transport = connection.name;
+  info.transport_why = connection.why;
   info.templates_max = answer.templates_max;
   info.template_bytes_max = answer.template_bytes_max;
   for (const control::OperatorEntry& op : answer.operators) {
@@ -91,23 +93,15 @@ NodeInfo info_of(const control::OpenAnswer& answer) {
   return info;
 }
 
-// A node that listens on all its addresses does not know by which one this side reaches it: by that of its control plane.
-std::string reachable(const std::string& data_address, std::string_view uri) {
-  constexpr std::string_view kScheme = "tcp://";
-  const auto host_of = [&](std::string_view address) {
-    return address.substr(kScheme.size(), address.rfind(':') - kScheme.size());
-  };
-  if (!data_address.starts_with(kScheme) || !uri.starts_with(kScheme)) return data_address;
-  const std::string_view host = host_of(data_address);
-  if (host != "0.0.0.0" && host != "*" && host != "[::]" && !host.empty()) return data_address;
-  return std::string(kScheme) + std::string(host_of(uri)) + data_address.substr(data_address.rfind(':'));
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Link>> open_remote(std::string_view uri, const LinkOptions& options) {
   const Deadline deadline = Deadline::after_ms(options.connect_timeout_ms);
-  if (options.transport != "auto") GENIE_TRY(datapath::choose_backend(options.transport).status());
+  const Result<std::vector<std::string>> known = datapath::parse_backends(options.transport);
+  GENIE_TRY(known.status());
+  if (options.transport != "auto" && known->size() != 1) {
+    return Status(Errc::kInvalidArgument, "transport '" + options.transport + "': a program names one, or says auto");
+  }
   Result<std::string> token = control::token_or_environment(options.token);
   GENIE_TRY(token.status());
   Result<std::unique_ptr<control::ControlClient>> control = control::ControlClient::make(uri, std::move(*token));
@@ -123,33 +117,21 @@ Result<std::unique_ptr<Link>> open_remote(std::string_view uri, const LinkOption
   order.transport = options.transport;
   order.client_name = "process " + std::to_string(::getpid());
   order.progress_timeout_ms = options.progress_timeout_ms;
-  Result<control::OpenAnswer> answer = (*control)->open(order, deadline);
-  GENIE_TRY(answer.status());
+  Result<DataConnection> connection = connect_data(**control, order, uri, options, deadline);
+  GENIE_TRY(connection.status());
 
+  const control::OpenAnswer& answer = connection->answer;
   RemoteCore::Setup setup;
-  setup.node_name = answer->node_name;
+  setup.node_name = answer.node_name;
   setup.uri = uri;
   setup.options = options;
-  setup.in_flight_max = answer->in_flight_max;
-  if (!answer->devices.empty()) setup.memory_bytes = answer->devices.front().memory_bytes;
-  Result<std::unique_ptr<datapath::Transport>> transport =
-      datapath::make_backend(answer->transport, {.control_timeout_ms = options.progress_timeout_ms});
-  GENIE_TRY(transport.status());
-  setup.transport = std::move(*transport);
-  const Result<datapath::EndpointId> endpoint = setup.transport->connect(
-      reachable(answer->data_address, uri), std::as_bytes(std::span(answer->data_token)), deadline);
-  if (!endpoint) {
-    const std::string hint = answer->transport == "shm"
-                                 ? "the transport 'shm' works within one machine"
-                                 : "see the node's --data-listen, and what stands between the two machines";
-    return Status(endpoint.code(), "node '" + answer->node_name + "' at " + std::string(uri) +
-                                       ": its data endpoint does not answer (" + endpoint.status().to_string() + "); " +
-                                       hint);
-  }
-  setup.endpoint = *endpoint;
+  setup.in_flight_max = answer.in_flight_max;
+  if (!answer.devices.empty()) setup.memory_bytes = answer.devices.front().memory_bytes;
+  setup.transport = std::move(connection->transport);
+  setup.endpoint = connection->endpoint;
   auto core = std::make_shared<RemoteCore>(std::move(setup));
   return std::unique_ptr<Link>(std::make_unique<RemoteLink>(std::string(uri), options, std::move(*control),
-                                                            answer->session_id, info_of(*answer), std::move(core)));
+                                                            answer.session_id, info_of(*connection), std::move(core)));
 }
 
 }  // namespace genie::session

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <filesystem>
 #include <numeric>
 #include <thread>
 #include <vector>
@@ -57,6 +58,84 @@ TEST_F(Network, CarriesBytesOfEverySizeBothWays) {
   EXPECT_EQ(counters.upload_copied_bytes, 0U);
   // What was uploaded lies in memory that several storages share, and is copied once to be sent back.
   EXPECT_LE(counters.fetch_copied_bytes, counters.fetch_bytes);
+}
+
+// One session over each transport, at the same time.
+TEST_F(Network, ANodeOffersSeveralTransports) {
+  NodeProcess node({"--transport", "ucx,shm"});
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  std::vector<std::unique_ptr<Link>> links;
+  for (const char* wanted : {"auto", "ucx", "shm"}) {
+    LinkOptions options;
+    options.transport = wanted;
+    links.push_back(open(node, options));
+    ASSERT_NE(links.back(), nullptr);
+  }
+  EXPECT_EQ(links[0]->node().transport, "shm");
+  EXPECT_EQ(links[0]->node().transport_why, "shm: the best that both ends have");
+  EXPECT_EQ(links[1]->node().transport, "ucx");
+  EXPECT_EQ(links[1]->node().transport_why, "ucx: asked for");
+  EXPECT_EQ(links[2]->node().transport, "shm");
+  for (uint64_t id = 1; id <= 20; ++id) {
+    for (const auto& link : links) {
+      Submission submission;
+      submission.uploads.push_back(filled(*link, id, 100'000));
+      submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = 100'000});
+      const auto ticket = submit(*link, std::move(submission));
+      ASSERT_TRUE(ticket->outcome().status.ok()) << ticket->outcome().status.to_string();
+      EXPECT_TRUE(holds(ticket->outcome().fetched[0]->bytes(), id));
+    }
+  }
+  LinkOptions verbs;
+  verbs.transport = "verbs";
+  const auto refused = Link::open(node.uri(), verbs);
+  ASSERT_FALSE(refused.ok());
+  const std::string text = refused.status().to_string();
+  EXPECT_TRUE(text.find("offers the transport shm,ucx") != std::string::npos ||
+              text.find("not compiled in") != std::string::npos)
+      << text;
+  links[1]->close();
+  node.signal(SIGTERM);
+  EXPECT_EQ(node.wait_exit(), 0);
+}
+
+TEST_F(Network, AFasterTransportThatFailsIsPassedOverLoudly) {
+  NodeProcess node({"--transport", "shm,ucx"});
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  ASSERT_TRUE(std::filesystem::remove(node.folder() + "/node.sock.data"));
+  testing::internal::CaptureStderr();
+  const auto link = open(node);
+  const std::string said = testing::internal::GetCapturedStderr();
+  ASSERT_NE(link, nullptr);
+  EXPECT_EQ(link->node().transport, "ucx");
+  EXPECT_NE(said.find("shm was there and would be faster than ucx, but cannot be used"), std::string::npos) << said;
+  EXPECT_NE(link->node().transport_why.find("not shm: its data endpoint"), std::string::npos)
+      << link->node().transport_why;
+  Submission submission;
+  submission.uploads.push_back(filled(*link, 1, 1000));
+  submission.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = 1000});
+  const auto ticket = submit(*link, std::move(submission));
+  EXPECT_TRUE(holds(ticket->outcome().fetched[0]->bytes(), 1));
+  // Asked for by name there is nothing to fall back to.
+  LinkOptions shm;
+  shm.transport = "shm";
+  const auto refused = Link::open(node.uri(), shm);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.status().text().find("does not answer"), std::string::npos) << refused.status().to_string();
+}
+
+TEST_F(Network, ANodeThatIsReachedOverTcpOffersItsNetworks) {
+  NodeProcess node({"--listen", "tcp://127.0.0.1:0"}, /*own_listen=*/false);
+  ASSERT_TRUE(node.wait_ready()) << node.errors();
+  const std::string uri = node.of_ready("control=");
+  LinkOptions options;
+  options.transport = "ucx";
+  const auto across = open_link(uri, options);
+  ASSERT_NE(across, nullptr);
+  EXPECT_EQ(across->node().transport, "ucx");
+  const auto here = open_link(uri);
+  ASSERT_NE(here, nullptr);
+  EXPECT_EQ(here->node().transport, "shm") << "one machine, though reached over TCP";
 }
 
 TEST_F(Network, AComputedResultIsWrittenFromWhereItIs) {

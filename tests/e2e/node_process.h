@@ -63,9 +63,17 @@ class NodeProcess {
   }
 
   // Until the node says that it is ready; false when it ended instead or the time is over.
-  bool wait_ready() { return read_until("genie-node: ready"); }
+  bool wait_ready() { return read_until("genie-node: ready") && read_until("threads="); }
   // What it wrote to stderr so far (after wait_ready or wait_exit).
   const std::string& errors() const { return text_; }
+
+  // The word behind `key` in the line that says so: of_ready("control=").
+  std::string of_ready(const std::string& key) const {
+    const size_t begin = text_.find(' ' + key);
+    if (begin == std::string::npos) return {};
+    const size_t first = begin + 1 + key.size();
+    return text_.substr(first, text_.find_first_of(" \n", first) - first);
+  }
 
   // The exit code, or -signal.
   int wait_exit() {

@@ -74,8 +74,8 @@ class Recorder final : public ControlHandler {
     answer.session_id = std::string("\0id\xFF", 4);
     answer.node_name = "n";
     answer.devices = {{.kind = "cpu", .threads = 3, .memory_bytes = 5}};
-    answer.transport = "shm";
-    answer.data_address = "unix:/somewhere";
+    answer.data = {{"shm", "unix:/somewhere"}, {"ucx", "tcp://10.0.0.1:7"}};
+    answer.host_id = "a host";
     answer.data_token = "secret";
     answer.in_flight_max = 9;
     answer.templates_max = 10;
@@ -135,6 +135,10 @@ TEST_F(Control, CallsTravelOverAUnixSocket) {
   EXPECT_EQ(answer->templates_max, 10U);
   EXPECT_EQ(answer->template_bytes_max, 11U);
   EXPECT_EQ(answer->data_token, "secret");
+  ASSERT_EQ(answer->data.size(), 2U);
+  EXPECT_EQ(answer->data[1].transport, "ucx");
+  EXPECT_EQ(answer->data[1].address, "tcp://10.0.0.1:7");
+  EXPECT_EQ(answer->host_id, "a host");
   const std::vector<std::byte> bytes(size_t{5} << 20);
   EXPECT_EQ(peer->register_template("id", bytes, std::vector<uint64_t>{5, 6}, soon()).value(), bytes.size());
   EXPECT_EQ(handler_.forgotten, (std::vector<uint64_t>{5, 6}));

@@ -31,9 +31,9 @@ bool has_capability(const Host& host, unsigned capability) {
 }
 
 Lines check_transport(const Purpose& purpose) {
-  const Result<std::string> chosen = datapath::choose_backend(purpose.transport);
-  if (!chosen) {
-    return {{"transport", Level::kFail, std::string(chosen.status().text()),
+  const Result<std::vector<std::string>> named = datapath::parse_backends(purpose.transport);
+  if (!named) {
+    return {{"transport", Level::kFail, std::string(named.status().text()),
              "choose a transport that this build has, or install the library's development package and build again"}};
   }
   return {{"transport", Level::kOk, "'" + purpose.transport + "' is compiled in", ""}};

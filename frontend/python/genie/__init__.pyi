@@ -100,12 +100,16 @@ def connect(
     busy_polling: bool = False,
     transport: str = "auto",
     token: str = "",
+    peer_timeout_ms: int = 5_000,
+    rdma_devices: str = "",
 ) -> Session:
     """Opens a session: "embedded:" (a node inside this process), "unix:/path.sock" or "tcp://host:port".
 
     It lasts until its close(), also when the result is dropped; its devices are session.device(i) for i below
     session.device_count. Without any connect() the first use of the device connects to $GENIE_CLUSTER, and when that is not set,
     to "embedded:". token: for a node that asks for one; by default that of the file that $GENIE_TOKEN_FILE names.
+    Across machines, a node that is silent for peer_timeout_ms has gone (0: never); rdma_devices: those that verbs may use, as
+    "mlx5_0,mlx5_2:1", by default every port that is up.
     """
 
 def is_remote(tensor: torch.Tensor) -> bool: ...
