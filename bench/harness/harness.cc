@@ -24,6 +24,16 @@ std::string number_text(const Json& value) {
   return text;
 }
 
+constexpr double kTail = 0.99;
+
+const char* name_of(TargetOf what) {
+  switch (what) {
+    case TargetOf::kRatio: return "ratio";
+    case TargetOf::kTailRatio: return "p99 ratio";
+    default: return "median";
+  }
+}
+
 }  // namespace
 
 double Samples::quantile(double fraction) const {
@@ -105,24 +115,27 @@ void Harness::add(const RowSpec& spec, const Samples& ours, size_t runs, const R
     if (*peer_median != 0) ratio = median / *peer_median;
   }
   Json met = nullptr;
-  const std::optional<double> judged = spec.target_of == TargetOf::kRatio ? ratio : std::optional(median);
+  std::optional<double> judged = spec.target_of == TargetOf::kMedian ? std::optional(median) : ratio;
+  if (spec.target_of == TargetOf::kTailRatio && ratio) {
+    judged = ours.quantile(kTail) / peer->samples.quantile(kTail);
+  }
   if (spec.target && judged) met = spec.better == Better::kHigher ? *judged >= *spec.target : *judged <= *spec.target;
 
   Json row = {{"name", spec.name},
               {"params", spec.params},
               {"unit", spec.unit},
               {"median", median},
-              {"p99", ours.quantile(0.99)},
+              {"p99", ours.quantile(kTail)},
               {"p999", ours.quantile(0.999)},
               {"runs", runs},
               {"samples", ours.size()},
               {"peer", peer != nullptr ? Json(peer->name) : Json(nullptr)},
               {"peer_median", number_or_null(peer_median)},
-              {"peer_p99", peer != nullptr ? Json(peer->samples.quantile(0.99)) : Json(nullptr)},
+              {"peer_p99", peer != nullptr ? Json(peer->samples.quantile(kTail)) : Json(nullptr)},
               {"ratio", number_or_null(ratio)},
               {"better", spec.better == Better::kHigher ? "higher" : "lower"},
               {"target", number_or_null(spec.target)},
-              {"target_of", spec.target_of == TargetOf::kRatio ? "ratio" : "median"},
+              {"target_of", name_of(spec.target_of)},
               {"met", met}};
   print(row);
   rows_.push_back(std::move(row));

@@ -43,8 +43,8 @@ class Samples {
 };
 
 enum class Better : uint8_t { kHigher, kLower };
-// What `target` is compared with: ours / peer's (rows with a peer), or our own median.
-enum class TargetOf : uint8_t { kRatio, kMedian };
+// What `target` is compared with: the ratio of the medians, ours / peer's, or of the 99th percentiles, or our own median.
+enum class TargetOf : uint8_t { kRatio, kTailRatio, kMedian };
 
 struct RowSpec {
   std::string name;

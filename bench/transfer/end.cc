@@ -19,6 +19,7 @@ using namespace genie::datapath;
 namespace {
 
 constexpr uint64_t kControlMs = 30'000;
+constexpr uint64_t kMark = 1;  // user data of what marked() counts
 
 PostOptions options_for(TransferClass how) { return {.transfer_class = how, .deadline = Deadline::after_ms(60'000)}; }
 
@@ -120,6 +121,13 @@ void End::post_write(size_t bytes, TransferClass how) {
   post([&] { return transport_->write(endpoint_, buffer, *theirs_, 0, options_for(how)); });
 }
 
+void End::post_marked(size_t bytes) {
+  Buffer buffer = piece(bytes);
+  PostOptions options = options_for(TransferClass::kLatency);
+  options.user_data = kMark;
+  post([&] { return transport_->write(endpoint_, buffer, *theirs_, 0, options); });
+}
+
 void End::post_read(size_t bytes, TransferClass how) {
   Buffer buffer = piece(bytes);
   post([&] { return transport_->read(endpoint_, buffer, *theirs_, 0, options_for(how)); });
@@ -181,6 +189,7 @@ void End::handle(Completion& completion) {
     default: break;
   }
   --in_flight_;
+  if (completion.user_data == kMark) ++marked_;
   check(Status(completion.result), "an operation");
 }
 

@@ -85,6 +85,9 @@ class End {
   void post_write(size_t bytes, datapath::TransferClass how);
   void post_read(size_t bytes, datapath::TransferClass how);
   void send(const void* data, size_t bytes, Kind kind);
+  // A write of the latency class whose end marked() counts.
+  void post_marked(size_t bytes);
+  uint64_t marked() const { return marked_; }
   // One call of write(), without polling. False when the transport wants to be polled first.
   bool try_write(size_t bytes, size_t offset, const datapath::PostOptions& options);
 
@@ -140,6 +143,7 @@ class End {
   datapath::MemoryKey small_key_;
   size_t in_flight_ = 0;
   uint64_t received_ = 0;
+  uint64_t marked_ = 0;
   bool sleeps_ = false;
   bool gone_ = false;
   std::optional<Order> order_;

@@ -170,6 +170,25 @@ void Partnership::latency(TransferOp op, size_t bytes, size_t count, Samples& sa
   stamp_ += count;
 }
 
+void Partnership::latency_beside(size_t bytes, size_t count, size_t bulk_bytes, size_t bulk_depth, Samples& samples) {
+  const Serving serving(end_, false);
+  size_t marked_in_flight = 0;
+  const auto fill = [&] {
+    while (end_.in_flight() - marked_in_flight < bulk_depth) end_.post_write(bulk_bytes, TransferClass::kBulk);
+  };
+  for (size_t i = 0; i < count; ++i) {
+    fill();
+    const uint64_t wanted = end_.marked() + 1;
+    const uint64_t begun = now_ns();
+    end_.post_marked(bytes);
+    marked_in_flight = 1;
+    end_.until([&] { return end_.marked() == wanted; });
+    samples.add(static_cast<double>(now_ns() - begun) / 1e3);
+    marked_in_flight = 0;
+  }
+  end_.until([&] { return end_.in_flight() == 0; });
+}
+
 double Partnership::cpu_per_byte(TransferOp op, size_t bytes, size_t count, size_t depth) {
   const uint64_t before = process_cpu_ns() + end_.ask({.task = Task::kCpu}).value;
   stream(op, bytes, count, depth, true);

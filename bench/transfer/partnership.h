@@ -39,6 +39,9 @@ class Partnership {
   double stream(TransferOp op, size_t bytes, size_t count, size_t depth, bool sleeps = false);
   // One way of writes and sends, the whole of reads, in microseconds each.
   void latency(TransferOp op, size_t bytes, size_t count, Samples& samples);
+  // Microseconds from posting a write of the latency class to its end, while so many bulk writes of `bulk_bytes` are in flight to
+  // the same region.
+  void latency_beside(size_t bytes, size_t count, size_t bulk_bytes, size_t bulk_depth, Samples& samples);
   // CPU time of both processes per byte while they sleep whenever there is nothing to do, in nanoseconds.
   double cpu_per_byte(TransferOp op, size_t bytes, size_t count, size_t depth);
   // Microseconds until the last of `count` writes to adjacent places has been posted; then they are waited for.

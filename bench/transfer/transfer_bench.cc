@@ -31,6 +31,8 @@ constexpr const char* kDefaultSizes = "8..1G";
 constexpr size_t kSmallDepth = 64;
 constexpr size_t kLargeDepth = 4;
 constexpr size_t kDescriptors = 56;
+constexpr size_t kBulkBytes = 64 * kMiB;
+constexpr size_t kBulkDepth = 2;
 
 size_t depth_of(size_t bytes) { return bytes <= 64 * kKiB ? kSmallDepth : kLargeDepth; }
 
@@ -50,6 +52,7 @@ class TransferRows {
     if (bytes >= 4 * kKiB) bandwidth(op, bytes);
     if (bytes >= 256 * kKiB && bytes <= 128 * kMiB) cpu_per_byte(op, bytes);
     if (op == TransferOp::kWrite && (bytes == 64 || bytes == 4 * kKiB)) post_batch(bytes);
+    if (op == TransferOp::kWrite && bytes == 8 * kKiB) class_latency(bytes);
   }
 
  private:
@@ -161,6 +164,29 @@ class TransferRows {
         .row({.name = "transfer.cpu_per_byte", .params = params(op, bytes), .unit = "ns/B", .better = Better::kLower})
         .runs(harness_.full_or_quick<size_t>(7, 2))
         .ours([&] { return both_.cpu_per_byte(op, bytes, count, kLargeDepth); })
+        .measure();
+  }
+
+  // What a bulk transfer to the same peer does to small writes: at most three times the idle link's tail, or the idle tail and the
+  // time of one bulk chunk where that is more.
+  void class_latency(size_t bytes) {
+    Json with_bulk = params(TransferOp::kWrite, bytes);
+    with_bulk["bulk"] = "64 MiB x2";
+    if (!harness_.wants("transfer.class_latency", with_bulk)) return;
+    both_.need(kBulkBytes);
+    constexpr size_t kWrites = 1'000;
+    constexpr double kTimesIdle = 3;
+    harness_
+        .row({.name = "transfer.class_latency",
+              .params = with_bulk,
+              .unit = "us",
+              .better = Better::kLower,
+              .target = kTimesIdle,
+              .target_of = TargetOf::kTailRatio})
+        .runs(harness_.full_or_quick<size_t>(5, 1))
+        .warmup(0)
+        .ours([&](Samples& samples) { both_.latency_beside(bytes, kWrites, kBulkBytes, kBulkDepth, samples); })
+        .peer("without bulk", [&](Samples& samples) { both_.latency_beside(bytes, kWrites, kBulkBytes, 0, samples); })
         .measure();
   }
 

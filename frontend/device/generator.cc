@@ -40,7 +40,7 @@ class RemoteGenerator final : public c10::GeneratorImpl {
   void set_current_seed(uint64_t seed) override {
     seed_ = seed;
     const SessionCore* core = find_core(device().index());
-    waiting_state_ = {};
+    waiting_state_.reset();
     waits_ = core == nullptr || core->closed();
     if (!waits_) record_seed();
   }
@@ -56,7 +56,7 @@ class RemoteGenerator final : public c10::GeneratorImpl {
     const at::Tensor bytes(c10::intrusive_ptr<c10::TensorImpl>::reclaim_copy(const_cast<c10::TensorImpl*>(&state)));
     static OpInfo& op = op_info("genie::set_generator_state", "");
     waits_ = false;
-    waiting_state_ = {};
+    waiting_state_.reset();
     torch::jit::Stack stack{at::Generator(self()), bytes};
     record_call(op, stack);
   }
