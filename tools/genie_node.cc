@@ -73,8 +73,8 @@ ExitCode exit_code(const Status& status) {
 struct Flags {
   std::string config;
   std::vector<std::string> listen, load_libraries;
-  std::string name, transport, data_listen, peer_timeout_ms, rdma_devices, device, threads, memory_quota, max_sessions, max_templates, polling,
-      token_file, drain_timeout_s;
+  std::string name, transport, data_listen, peer_timeout_ms, rdma_devices, device, threads, memory_quota, max_sessions,
+      max_templates, polling, token_file, drain_timeout_s;
 };
 
 void declare(CLI::App& app, Flags& flags) {
@@ -83,12 +83,13 @@ void declare(CLI::App& app, Flags& flags) {
   app.add_option("--config", flags.config, "YAML file; flags win over it");
   app.add_option("--listen", flags.listen,
                  "Address of the control plane, may be repeated: unix:/path.sock, tcp://host:port");
-  app.add_option("--transport", flags.transport, "How bytes reach clients, one or several as in \"shm,ucx\": " + genie::datapath::backend_names() +
+  app.add_option("--transport", flags.transport,
+                 "How bytes reach clients, one or several as in \"shm,ucx\": " + genie::datapath::backend_names() +
                      " (the default: shm, and the networks that work here where --listen has a tcp:// address)");
-  app.add_option(
-      "--data-listen", flags.data_listen,
-      "Address of the data endpoint of network transports: tcp://host:port, a second one takes the next port; by default "
-      "the host of --listen and any free port");
+  app.add_option("--data-listen", flags.data_listen,
+                 "Address of the data endpoint of network transports: tcp://host:port, a second one takes the next "
+                 "port; by default "
+                 "the host of --listen and any free port");
   app.add_option("--peer-timeout-ms", flags.peer_timeout_ms,
                  "Across machines, a client that is silent for so long has gone; 5000 by default, 0: never");
   app.add_option("--rdma-devices", flags.rdma_devices,
@@ -137,9 +138,9 @@ void say_ready(NodeServer& server) {
   const auto info = server.node().info();
   std::string control;
   for (const std::string& address : server.control_addresses()) control += (control.empty() ? "" : ",") + address;
-  const std::string line =
-      fmt::format("name={} control={} data={} transport={} device={} threads={}", info.name, control,
-                  server.data_addresses(), server.transport_names(), info.devices.at(0).kind, info.devices.at(0).threads);
+  const std::string line = fmt::format("name={} control={} data={} transport={} device={} threads={}", info.name,
+                                       control, server.data_addresses(), server.transport_names(),
+                                       info.devices.at(0).kind, info.devices.at(0).threads);
   std::fprintf(stderr, "genie-node: ready %s\n", line.c_str());
   notify("READY=1\nSTATUS=" + line);
 }

@@ -63,7 +63,8 @@ void forget_ended(Context& mine) {
 
 std::shared_ptr<CaptureState> begin_capture(std::optional<c10::Device> device) {
   if (const Status forked = check_fork(); !forked.ok()) throw Error(forked);
-  if (context() == nullptr) throw Error({Errc::kCancelled, "genie::Capture: the thread is ending, nothing can be captured"});
+  if (context() == nullptr)
+    throw Error({Errc::kCancelled, "genie::Capture: the thread is ending, nothing can be captured"});
   Context& mine = *context();
   forget_ended(mine);
   if (!device.has_value()) {

@@ -108,8 +108,8 @@ OpContext read(const c10::OperatorHandle& op) {
   // Nodes refuse compositions as a whole; their pieces are what is captured.
   const bool node_runs_it = op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) ||
                             executor::refusal(schema.operator_name()).empty();
-  out.lifts_alone = !writes && full.starts_with("aten::") && returns_tensors(schema) && node_runs_it &&
-                    !contains(kViewsUnsaid, name);
+  out.lifts_alone =
+      !writes && full.starts_with("aten::") && returns_tensors(schema) && node_runs_it && !contains(kViewsUnsaid, name);
   out.takes_numbers = op.hasTag(at::Tag::pointwise);
   out.fills_tensor = full == "aten::select" || full == "aten::fill_";
   return out;

@@ -136,8 +136,8 @@ void add_session(py::module_& module) {
       [](const std::string& uri, uint64_t connect_timeout_ms, uint64_t progress_timeout_ms, bool busy_polling,
          const std::string& transport, const std::string& token, uint64_t peer_timeout_ms,
          const std::string& rdma_devices) {
-        const genie::SessionOptions options{connect_timeout_ms, progress_timeout_ms, busy_polling, transport,
-                                            token,              peer_timeout_ms,     rdma_devices};
+        const genie::SessionOptions options{connect_timeout_ms, progress_timeout_ms, busy_polling, transport, token,
+                                            peer_timeout_ms,    rdma_devices};
         const auto open = [&] {
           const py::gil_scoped_release released;
           return genie::Session::connect(uri, options);

@@ -164,12 +164,11 @@ void DataPlane::on_message(datapath::Completion& completion) {
   const Status handled = session->handle(*transport_, completion.immediate, completion.buffer.bytes(),
                                          sinks_.at(session->state()->number()));
   if (handled.ok()) return;
-  GENIE_LOG_WARN("node '{}': session {} broke the protocol and is ended: {}", node_name(),
-                 session->state()->number(), handled.to_string());
-  end_session(
-      session,
-      Status(Errc::kProtocol, "node '" + node_name() + "' ended the session: " + std::string(handled.text())),
-      true);
+  GENIE_LOG_WARN("node '{}': session {} broke the protocol and is ended: {}", node_name(), session->state()->number(),
+                 handled.to_string());
+  end_session(session,
+              Status(Errc::kProtocol, "node '" + node_name() + "' ended the session: " + std::string(handled.text())),
+              true);
 }
 
 std::shared_ptr<RemoteSession> DataPlane::session_of(datapath::EndpointId endpoint) {
@@ -219,10 +218,10 @@ void DataPlane::tend_sessions() {
       std::erase(live_, session);
       table_.remove(session->options().id);
     } else if (draining && session->flushed()) {
-      end_session(session,
-                  Status(Errc::kDisconnected,
-                         "node '" + node_name() + "' is shutting down: connect to another node, or later"),
-                  true);
+      end_session(
+          session,
+          Status(Errc::kDisconnected, "node '" + node_name() + "' is shutting down: connect to another node, or later"),
+          true);
     }
   }
 }

@@ -14,7 +14,8 @@ namespace genie::node {
 namespace {
 
 constexpr const char* kKeys =
-    "name, listen, transport, data_listen, peer_timeout_ms, rdma_devices, device, threads, memory_quota, max_sessions, max_templates, polling, "
+    "name, listen, transport, data_listen, peer_timeout_ms, rdma_devices, device, threads, memory_quota, max_sessions, "
+    "max_templates, polling, "
     "token_file, "
     "drain_timeout_s, "
     "load_library";

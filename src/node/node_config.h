@@ -16,7 +16,7 @@ namespace genie::node {
 struct NodeConfig {
   std::string name;  // empty: the host's
   std::vector<std::string> listen;
-  std::string transport = "auto";  // or names of transports: "shm,ucx"
+  std::string transport = "auto";    // or names of transports: "shm,ucx"
   std::string data_listen;           // of network transports; empty: the host of `listen`, any port
   uint64_t peer_timeout_ms = 5'000;  // across machines: a client that is silent for so long has gone; 0: never
   std::string rdma_devices;          // "mlx5_0,mlx5_2:1": those that verbs may use; empty: every port that is up

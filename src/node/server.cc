@@ -139,7 +139,8 @@ std::string NodeServer::listened_on(std::string_view scheme) const {
 Result<std::string> NodeServer::data_place(const std::string& transport) {
   if (transport != "shm") {
     if (!options_.data_listen.empty()) {
-      const auto networks = std::ranges::count_if(planes_, [](const auto& plane) { return plane->transport_name() != "shm"; });
+      const auto networks =
+          std::ranges::count_if(planes_, [](const auto& plane) { return plane->transport_name() != "shm"; });
       return nth_port(options_.data_listen, static_cast<unsigned>(networks));
     }
     const std::string control = listened_on("tcp://");
@@ -215,9 +216,8 @@ Status NodeServer::check_versions(const control::OpenOrder& order) const {
 
 Result<control::OpenAnswer> NodeServer::open(const control::OpenOrder& order) {
   GENIE_TRY(check_versions(order));
-  if (order.transport != "auto" && std::ranges::none_of(planes_, [&](const auto& plane) {
-        return plane->transport_name() == order.transport;
-      })) {
+  if (order.transport != "auto" &&
+      std::ranges::none_of(planes_, [&](const auto& plane) { return plane->transport_name() == order.transport; })) {
     return Status(Errc::kUnsupported, "node '" + options_.node.name + "' offers the transport " + transport_names() +
                                           ", not '" + order.transport + "': use " + transport_names() + " or auto");
   }

@@ -132,7 +132,8 @@ Result<DataConnection> connect_data(control::ControlClient& control, const contr
     for (const PassedOver& passed : plan.passed_over) {
       if (passed.why != last.text()) text += "; not " + passed.transport + ": " + passed.why;
     }
-    return Status(last.code(), text + "; see the node's --transport and --data-listen, and what stands between the two");
+    return Status(last.code(),
+                  text + "; see the node's --transport and --data-listen, and what stands between the two");
   }
   for (const PassedOver& passed : plan.passed_over) {
     if (passed.loud) {

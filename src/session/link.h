@@ -54,7 +54,7 @@ struct LinkOptions {
   uint64_t progress_timeout_ms = 30'000;  // a wait fails after this long without progress on the node
   bool busy_polling = false;
   std::string transport = "auto";
-  std::string token;  // authentication, when the node asks for one
+  std::string token;                 // authentication, when the node asks for one
   uint64_t peer_timeout_ms = 5'000;  // across machines: a node that is silent for so long has gone; 0: never
   std::string rdma_devices;          // "mlx5_0,mlx5_2:1": those that verbs may use; empty: every port that is up
 };

@@ -42,8 +42,8 @@ class RawClient {
 
   bool connect() { return connect_with(answer_.data_token); }
   bool connect_with(const std::string& token) {
-    const auto endpoint =
-        transport_->connect(answer_.data.at(0).address, std::as_bytes(std::span(token)), Deadline::after_ms(kPatienceMs));
+    const auto endpoint = transport_->connect(answer_.data.at(0).address, std::as_bytes(std::span(token)),
+                                              Deadline::after_ms(kPatienceMs));
     if (endpoint) endpoint_ = *endpoint;
     return endpoint.ok();
   }

@@ -51,10 +51,11 @@ TEST(DataConnection, IsLoudWhereThisProgramLacksWhatTheNodeHas) {
 TEST(DataConnection, SaysWhichAndWhy) {
   EXPECT_EQ(explain("ucx", "ucx", offers({"shm", "ucx"}), {}), "ucx: asked for");
   EXPECT_EQ(explain("shm", "auto", offers({"shm"}), {}), "shm: all that the node offers");
-  EXPECT_EQ(explain("ucx", "auto", offers({"shm", "verbs", "ucx"}),
-                    {{"shm", "the node runs on another machine"}, {"verbs", "this machine has no RDMA device"}}),
-            "ucx: the best that both ends have (not shm: the node runs on another machine; not verbs: this machine has no "
-            "RDMA device)");
+  EXPECT_EQ(
+      explain("ucx", "auto", offers({"shm", "verbs", "ucx"}),
+              {{"shm", "the node runs on another machine"}, {"verbs", "this machine has no RDMA device"}}),
+      "ucx: the best that both ends have (not shm: the node runs on another machine; not verbs: this machine has no "
+      "RDMA device)");
 }
 
 TEST(Backends, AreNamedInListsBestFirst) {
