@@ -80,7 +80,7 @@ void upload_into_fresh(SessionCore& core, const at::Tensor& target, const at::Te
   {
     const std::lock_guard<SpinLock> guard(stream.lock);
     state.on_node = true;
-    state.defined = true;
+    state.defined.store(true, std::memory_order_relaxed);
     state.writer.store(stream.open.number, std::memory_order_release);
     stream.slot_of(&state);
     stream.uploads.push_back({StateRef(&state), std::move(memory)});

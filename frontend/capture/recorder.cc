@@ -112,8 +112,10 @@ void append(Stream& stream, OpInfo& op, Call& call) {
   for (const TouchedState& touched : call.touched) {
     StorageState& state = *touched.state;
     const uint32_t slot = stream.slot_of(&state);
-    if (!state.defined && touched.mode != Touch::kDefine) append_alloc(stream, slot, state.size_bytes);
-    state.defined = true;
+    if (!state.defined.load(std::memory_order_relaxed)) {
+      if (touched.mode != Touch::kDefine) append_alloc(stream, slot, state.size_bytes);
+      state.defined.store(true, std::memory_order_relaxed);
+    }
     if (touched.mode == Touch::kRead) {
       if (state.reader.load(std::memory_order_relaxed) == segment.number) {
         touches.push_back(touch_word(slot, touched.mode));

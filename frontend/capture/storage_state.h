@@ -65,7 +65,8 @@ struct StorageState {
   std::atomic<bool> poisoning{false};    // one thread wins the right to set the error
   std::atomic<bool> poisoned{false};
   bool on_node = false;  // lives on the node once what was submitted has run
-  bool defined = false;  // some captured record, or an upload, gave it content
+  // Some captured record, or an upload, gave it content. Threads that read one storage all say so.
+  std::atomic<bool> defined{false};
   uint32_t version = 0;  // on the node, once what was submitted has run
   uint64_t size_bytes = 0;
   const OpInfo* producer = nullptr;    // what wrote it last,
