@@ -55,6 +55,7 @@ Result<std::vector<std::string>> parse_backends(std::string_view list) {
   for (size_t begin = 0; begin <= list.size();) {
     const size_t end = std::min(list.find(',', begin), list.size());
     const std::string_view name = list.substr(begin, end - begin);
+    if (name == "auto") return Status(Errc::kConfig, "'auto' stands alone: name transports, or say auto");
     if (!is_compiled_in(name)) return no_backend(name);
     names.emplace_back(name);
     begin = end + 1;

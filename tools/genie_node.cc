@@ -85,7 +85,9 @@ void declare(CLI::App& app, Flags& flags) {
                  "Address of the control plane, may be repeated: unix:/path.sock, tcp://host:port");
   app.add_option("--transport", flags.transport,
                  "How bytes reach clients, one or several as in \"shm,ucx\": " + genie::datapath::backend_names() +
-                     " (the default: shm, and the networks that work here where --listen has a tcp:// address)");
+                     " (the default: shm, and where --listen has a tcp:// address or --data-listen is given, the "
+                     "networks that work "
+                     "here. Over TCP UCX trusts whoever reaches it: leave it out, or give it a network of your own)");
   app.add_option("--data-listen", flags.data_listen,
                  "Address of the data endpoint of network transports: tcp://host:port, a second one takes the next "
                  "port; by default "
@@ -100,7 +102,10 @@ void declare(CLI::App& app, Flags& flags) {
                  "Memory of one session: 512MiB, 8GiB, unlimited; by default 80 % of the machine's");
   app.add_option("--max-sessions", flags.max_sessions, "Sessions at a time");
   app.add_option("--max-templates", flags.max_templates, "Templates that one session may have registered at a time");
-  app.add_option("--polling", flags.polling, "adaptive (spins, then sleeps) or busy (never sleeps)");
+  app.add_option(
+      "--polling", flags.polling,
+      "adaptive (spins, then sleeps) or busy (never sleeps while it has sessions: a core for each transport in "
+      "use, and one for the device)");
   app.add_option("--token-file", flags.token_file, "File with the token that clients must give");
   app.add_option("--drain-timeout-s", flags.drain_timeout_s, "How long SIGTERM waits for submissions in flight");
   app.add_option(

@@ -30,8 +30,9 @@ const char* name_of(TargetOf what) {
   switch (what) {
     case TargetOf::kRatio: return "ratio";
     case TargetOf::kTailRatio: return "p99 ratio";
-    default: return "median";
+    case TargetOf::kMedian: return "median";
   }
+  return "";
 }
 
 }  // namespace

@@ -167,8 +167,8 @@ class TransferRows {
         .measure();
   }
 
-  // What a bulk transfer to the same peer does to small writes: at most three times the idle link's tail, or the idle tail and the
-  // time of one bulk chunk where that is more.
+  // What a bulk transfer to the same peer does to the tail of small writes. Where one bulk chunk takes longer than three idle tails,
+  // no more can be asked than that a small write waits for one: judge that by the figures.
   void class_latency(size_t bytes) {
     Json with_bulk = params(TransferOp::kWrite, bytes);
     with_bulk["bulk"] = "64 MiB x2";

@@ -223,7 +223,7 @@ Result<std::vector<std::unique_ptr<Device>>> open_devices(const VerbsOptions& op
   const std::span<ibv_device* const> all(list.get(), list == nullptr ? 0 : static_cast<size_t>(count));
   if (all.empty()) {
     return Status(
-        Errc::kUnsupported,
+        options.devices.empty() ? Errc::kUnsupported : Errc::kConfig,
         "this machine has no RDMA device: load its driver (mlx5_ib; rdma_rxe for Soft-RoCE), see 'genie doctor', "
         "or use another transport");
   }
@@ -235,7 +235,7 @@ Result<std::vector<std::unique_ptr<Device>>> open_devices(const VerbsOptions& op
   }
   if (opened.size() > options.rails_max) opened.resize(options.rails_max);
   if (opened.empty()) {
-    return Status(Errc::kUnsupported,
+    return Status(Errc::kUnreachable,
                   "no port of the RDMA devices here is up: 'rdma link' shows them; set a network interface up, or use "
                   "another transport");
   }

@@ -40,9 +40,9 @@ class RemoteGenerator final : public c10::GeneratorImpl {
   void set_current_seed(uint64_t seed) override {
     seed_ = seed;
     const SessionCore* core = find_core(device().index());
-    waiting_state_.reset();
-    waits_ = core == nullptr || core->closed();
-    if (!waits_) record_seed();
+    const bool waits = core == nullptr || core->closed();
+    let_wait({}, waits);
+    if (!waits) record_seed();
   }
   void set_offset(uint64_t) override { TORCH_CHECK(false, "generators of remote_accelerator have no offset"); }
   uint64_t get_offset() const override { TORCH_CHECK(false, "generators of remote_accelerator have no offset"); }
@@ -55,8 +55,7 @@ class RemoteGenerator final : public c10::GeneratorImpl {
   void set_state(const c10::TensorImpl& state) override {
     const at::Tensor bytes(c10::intrusive_ptr<c10::TensorImpl>::reclaim_copy(const_cast<c10::TensorImpl*>(&state)));
     static OpInfo& op = op_info("genie::set_generator_state", "");
-    waits_ = false;
-    waiting_state_.reset();
+    let_wait({}, false);
     torch::jit::Stack stack{at::Generator(self()), bytes};
     record_call(op, stack);
   }
@@ -69,17 +68,34 @@ class RemoteGenerator final : public c10::GeneratorImpl {
   }
 
   void apply_waiting() {
-    if (!waits_.exchange(false)) return;
-    if (const at::Tensor state = std::exchange(waiting_state_, {}); state.defined()) {
-      set_state(*state.unsafeGetTensorImpl());
-    } else {
-      record_seed();
+    if (!waits_.load(std::memory_order_acquire)) return;
+    at::Tensor state;
+    {
+      const std::lock_guard<std::mutex> guard(state_mutex_);
+      if (!waits_.exchange(false)) return;
+      state = std::exchange(waiting_state_, {});
+    }
+    try {
+      if (state.defined()) {
+        set_state(*state.unsafeGetTensorImpl());
+      } else {
+        record_seed();
+      }
+    } catch (...) {
+      let_wait(std::move(state), true);
+      throw;
     }
   }
 
  private:
   c10::intrusive_ptr<c10::GeneratorImpl> self() const {
     return c10::intrusive_ptr<c10::GeneratorImpl>::reclaim_copy(const_cast<RemoteGenerator*>(this));
+  }
+  // What the first use is to begin from: a state, or the seed.
+  void let_wait(at::Tensor state, bool waits) {
+    const std::lock_guard<std::mutex> guard(state_mutex_);
+    waiting_state_ = std::move(state);
+    waits_.store(waits, std::memory_order_release);
   }
   void record_seed() {
     static OpInfo& op = op_info("genie::manual_seed", "");
@@ -90,8 +106,7 @@ class RemoteGenerator final : public c10::GeneratorImpl {
     auto made = std::make_unique<RemoteGenerator>(device().index(), /*own=*/true);
     made->seed_ = seed_;
     // Whoever asked takes the first reference, and setting the state takes one: it waits until there is another.
-    made->waiting_state_ = at::Tensor(get_state());
-    made->waits_ = true;
+    made->let_wait(at::Tensor(get_state()), true);
     return made.release();
   }
 

@@ -105,7 +105,7 @@ void DataPlane::run() {
     }
     if (count != 0 || events != 0 || moved) {
       idle_since = now;
-    } else if (options_.busy_polling) {
+    } else if (options_.busy_polling && !live_.empty()) {
       cpu_pause();
     } else if (now - idle_since < kSpinNs) {
       spin_step(now - idle_since);
@@ -153,6 +153,7 @@ void DataPlane::on_connected(datapath::EndpointId endpoint) {
     return;
   }
   match->attach(endpoint);
+  match->say_welcome();
   by_endpoint_.emplace(key_of(endpoint), match);
   live_.push_back(match);
   sinks_.emplace(match->state()->number(), std::make_shared<Sink>(*this, match));

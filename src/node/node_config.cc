@@ -15,10 +15,7 @@ namespace {
 
 constexpr const char* kKeys =
     "name, listen, transport, data_listen, peer_timeout_ms, rdma_devices, device, threads, memory_quota, max_sessions, "
-    "max_templates, polling, "
-    "token_file, "
-    "drain_timeout_s, "
-    "load_library";
+    "max_templates, polling, token_file, drain_timeout_s, load_library";
 
 Status wrong(const std::string& where, std::string_view key, const std::string& value, std::string_view allowed) {
   return {Errc::kConfig, where + std::string(key) + ": '" + value + "' is wrong; allowed: " + std::string(allowed)};

@@ -58,6 +58,8 @@ class RemoteSession {
   void respond(datapath::Transport& transport, Response response);
   // Gives memory for results back that has long been unused.
   void drop_idle_results(uint64_t now_ns);
+  // Its client waits for this: the way to the node works, and it is the right node.
+  void say_welcome() { send(wire::NodeMessage(wire::Progress{0})); }
   void say_farewell(const Status& why);
   // A sign of life when work is in flight, the device moved on and the client may start to wonder.
   void tick(uint64_t now_ns);

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -65,10 +64,20 @@ Status make_socket_folder(const std::string& uri) {
 }
 
 // tcp://host:7000 and 2: tcp://host:7002. Any free port stays that.
-std::string nth_port(const std::string& uri, unsigned nth) {
+Result<std::string> nth_port(const std::string& uri, unsigned long nth) {
+  constexpr unsigned long kLastPort = 65'535;
   const size_t colon = uri.rfind(':');
   const unsigned long port = std::strtoul(uri.c_str() + colon + 1, nullptr, 10);
-  return port == 0 ? uri : uri.substr(0, colon + 1) + std::to_string(port + nth);
+  if (port == 0) return uri;
+  if (port + nth > kLastPort) {
+    return Status(Errc::kConfig, "data_listen: " + uri + " leaves no port for a further transport: choose a lower one");
+  }
+  return uri.substr(0, colon + 1) + std::to_string(port + nth);
+}
+
+bool is_loopback(std::string_view address) {
+  return address.starts_with("tcp://127.") || address.starts_with("tcp://[::1]") ||
+         address.starts_with("tcp://localhost");
 }
 
 }  // namespace
@@ -101,7 +110,7 @@ Status NodeServer::start_planes() {
   const bool reachable = !options_.data_listen.empty() || !listened_on("tcp://").empty();
   for (const std::string& name : *names) {
     if (chooses && name != "shm" && !reachable) continue;
-    const Status started = start_plane(name);
+    const Status started = start_plane(name, chooses);
     if (started.ok()) continue;
     if (!chooses || planes_.empty()) return started;
     if (started.code() == Errc::kUnsupported) {
@@ -113,20 +122,42 @@ Status NodeServer::start_planes() {
   return {};
 }
 
-Status NodeServer::start_plane(const std::string& name) {
+Status NodeServer::start_plane(const std::string& name, bool by_itself) {
   const Result<std::string> where = data_place(name);
   GENIE_TRY(where.status());
   Result<std::unique_ptr<DataPlane>> plane = DataPlane::start(
       {.transport = name, .listen = *where, .backend = options_.backend, .busy_polling = options_.busy_polling}, *node_,
       table_);
   if (plane) {
+    if (by_itself && name == "ucx" && !is_loopback((*plane)->address())) {
+      GENIE_LOG_WARN(
+          "node '{}' offers UCX at {}: whoever can reach that address must be trusted, as over TCP UCX itself asks for "
+          "no "
+          "token; --transport shm leaves it out, --data-listen puts it on a network of your own",
+          options_.node.name, (*plane)->address());
+    }
     planes_.push_back(std::move(*plane));
     return {};
   }
-  if (!data_folder_.empty()) return plane.status();
+  // What the transport itself lacks has nothing to do with where it would listen.
+  if (plane.code() == Errc::kUnsupported || plane.code() == Errc::kConfig || plane.code() == Errc::kUnreachable) {
+    return plane.status();
+  }
   // The address that the user gave.
-  const std::string given = where->substr(0, where->size() - (where->ends_with(".data") ? 5 : 0));
+  const bool beside = where->ends_with(".data") && data_folder_.empty();
+  const std::string given = where->substr(0, where->size() - (beside ? 5 : 0));
   return {plane.code(), given + ": its data socket: " + std::string(plane.status().text())};
+}
+
+// The same whichever of them work here: firewalls know the ports.
+unsigned long NodeServer::place_among_networks(const std::string& transport) const {
+  const Result<std::vector<std::string>> names = datapath::parse_backends(options_.transport);
+  unsigned long place = 0;
+  for (const std::string& name : *names) {
+    if (name == transport) break;
+    if (name != "shm") ++place;
+  }
+  return place;
 }
 
 std::string NodeServer::listened_on(std::string_view scheme) const {
@@ -138,11 +169,7 @@ std::string NodeServer::listened_on(std::string_view scheme) const {
 // Where clients find a data endpoint: beside the control plane.
 Result<std::string> NodeServer::data_place(const std::string& transport) {
   if (transport != "shm") {
-    if (!options_.data_listen.empty()) {
-      const auto networks =
-          std::ranges::count_if(planes_, [](const auto& plane) { return plane->transport_name() != "shm"; });
-      return nth_port(options_.data_listen, static_cast<unsigned>(networks));
-    }
+    if (!options_.data_listen.empty()) return nth_port(options_.data_listen, place_among_networks(transport));
     const std::string control = listened_on("tcp://");
     return control.empty() ? std::string("tcp://127.0.0.1:0") : control.substr(0, control.rfind(':')) + ":0";
   }
@@ -175,6 +202,7 @@ void NodeServer::stop() {
   // Answers to what is still queued go to sinks whose poller has ended: they are dropped with the inbox.
   if (node_ != nullptr) node_->stop();
   for (const auto& plane : planes_) plane->end_sessions();
+  table_.clear();
   if (!data_folder_.empty()) ::rmdir(data_folder_.c_str());
   data_folder_.clear();
 }
@@ -219,7 +247,7 @@ Result<control::OpenAnswer> NodeServer::open(const control::OpenOrder& order) {
   if (order.transport != "auto" &&
       std::ranges::none_of(planes_, [&](const auto& plane) { return plane->transport_name() == order.transport; })) {
     return Status(Errc::kUnsupported, "node '" + options_.node.name + "' offers the transport " + transport_names() +
-                                          ", not '" + order.transport + "': use " + transport_names() + " or auto");
+                                          ", not '" + order.transport + "': name one of these, or auto");
   }
   const Result<std::string> id = random_hex(16);
   GENIE_TRY(id.status());

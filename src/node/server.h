@@ -60,7 +60,9 @@ class NodeServer final : public control::ControlHandler {
  private:
   explicit NodeServer(ServerOptions options) : options_(std::move(options)) {}
   Status start_planes();
-  Status start_plane(const std::string& name);
+  // `by_itself`: nobody named it.
+  Status start_plane(const std::string& name, bool by_itself);
+  unsigned long place_among_networks(const std::string& transport) const;
   std::string listened_on(std::string_view scheme) const;
   Result<std::string> data_place(const std::string& transport);
   Status check_versions(const control::OpenOrder& order) const;

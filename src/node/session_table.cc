@@ -51,6 +51,12 @@ std::vector<std::shared_ptr<RemoteSession>> SessionTable::take_late(uint64_t now
   return late;
 }
 
+void SessionTable::clear() {
+  const std::lock_guard lock(mutex_);
+  entries_.clear();
+  unclaimed_ = 0;
+}
+
 std::shared_ptr<RemoteSession> SessionTable::take_unclaimed(std::string_view id) {
   const std::lock_guard lock(mutex_);
   const auto found = entries_.find(std::string(id));

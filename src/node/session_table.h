@@ -3,7 +3,7 @@
 // Purpose: a session waits here, unclaimed, until its client connects to one of the node's data planes with the session's
 //   token; from then on it belongs to that plane's poller.
 // Thread-safety: any thread.
-// Ownership: shares the sessions; a plane outlives what it claimed.
+// Ownership: shares the sessions. The planes that claimed them outlive clear().
 #pragma once
 
 #include <cstdint>
@@ -36,6 +36,7 @@ class SessionTable {
 
   // Takes out those that are unclaimed and whose time to connect is over, or all of them.
   std::vector<std::shared_ptr<RemoteSession>> take_late(uint64_t now_ns, bool all);
+  void clear();
   // Takes it out if it is unclaimed; null otherwise.
   std::shared_ptr<RemoteSession> take_unclaimed(std::string_view id);
 

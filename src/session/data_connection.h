@@ -25,12 +25,15 @@ struct PassedOver {
 
 struct TransportPlan {
   std::vector<control::DataOffer> tries;  // best first
-  std::vector<PassedOver> passed_over;    // better than the last of `tries`
+  std::vector<PassedOver> passed_over;
 };
 
-// `wanted`: "auto" or the name of one. `compiled_in`: what this program has. `host_id`: of this machine.
+// `wanted`: "auto" or the name of one. `compiled_in`: what this program has. `same_machine`: memory can be shared.
 TransportPlan plan_transports(std::string_view wanted, const control::OpenAnswer& answer,
-                              const std::vector<std::string>& compiled_in, std::string_view host_id);
+                              const std::vector<std::string>& compiled_in, bool same_machine);
+
+// Drops what is no better than the one that was chosen.
+void keep_better(std::string_view chosen, std::vector<PassedOver>& passed_over);
 
 // "ucx: the best that both ends have (not shm: the node runs on another machine)"
 std::string explain(std::string_view chosen, std::string_view wanted, const control::OpenAnswer& answer,

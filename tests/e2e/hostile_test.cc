@@ -44,8 +44,15 @@ class RawClient {
   bool connect_with(const std::string& token) {
     const auto endpoint = transport_->connect(answer_.data.at(0).address, std::as_bytes(std::span(token)),
                                               Deadline::after_ms(kPatienceMs));
-    if (endpoint) endpoint_ = *endpoint;
-    return endpoint.ok();
+    if (!endpoint) return false;
+    endpoint_ = *endpoint;
+    gone_ = false;
+    // The node says that the token is its own; to another it hangs up, which whoever waits for an answer sees.
+    if (token == answer_.data_token) {
+      const auto welcome = receive();
+      return welcome && std::holds_alternative<wire::Progress>(*welcome);
+    }
+    return true;
   }
 
   // Keeps trying while the node is slow; false once the connection is gone.

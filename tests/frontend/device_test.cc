@@ -113,9 +113,17 @@ TEST_F(DeviceTest, GeneratorsSeedSaveAndClone) {
 
   const at::Tensor state = generator.get_state();
   EXPECT_TRUE(state.is_cpu());
-  const auto expected = torch::rand({5}, generator, options).cpu();
   auto copy = generator.clone();
-  EXPECT_FALSE(torch::equal(torch::rand({5}, copy, options).cpu(), expected)) << "a clone goes on from here";
+  auto copy_of_copy = copy.clone();  // whose state nobody has used yet
+  EXPECT_EQ(copy.current_seed(), generator.current_seed());
+  const auto expected = torch::rand({5}, generator, options).cpu();
+  EXPECT_TRUE(torch::equal(torch::rand({5}, copy, options).cpu(), expected)) << "a clone goes on from here";
+  EXPECT_TRUE(torch::equal(torch::rand({5}, copy_of_copy, options).cpu(), expected));
+  auto seeded = generator.clone();
+  seeded.set_current_seed(5);
+  auto other = generator.clone();
+  other.set_current_seed(5);
+  EXPECT_TRUE(torch::equal(torch::rand({5}, seeded, options).cpu(), torch::rand({5}, other, options).cpu()));
   generator.set_state(state);
   EXPECT_TRUE(torch::equal(torch::rand({5}, generator, options).cpu(), expected));
   // The state is the CPU generator's: it may go there.

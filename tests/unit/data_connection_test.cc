@@ -8,9 +8,8 @@ namespace {
 
 const std::vector<std::string> kAll = {"shm", "verbs", "ucx"};
 
-control::OpenAnswer offers(const std::vector<std::string>& names, const std::string& host = "here") {
+control::OpenAnswer offers(const std::vector<std::string>& names) {
   control::OpenAnswer answer;
-  answer.host_id = host;
   for (const std::string& name : names) answer.data.push_back({name, "address of " + name});
   return answer;
 }
@@ -22,30 +21,39 @@ std::string tries(const TransportPlan& plan) {
 }
 
 TEST(DataConnection, RanksWhatBothEndsHave) {
-  EXPECT_EQ(tries(plan_transports("auto", offers({"ucx", "verbs", "shm"}), kAll, "here")), "shm verbs ucx ");
-  EXPECT_EQ(tries(plan_transports("auto", offers({"ucx", "shm"}), {"shm", "ucx"}, "here")), "shm ucx ");
-  EXPECT_EQ(tries(plan_transports("ucx", offers({"ucx", "shm"}), kAll, "here")), "ucx ");
-  EXPECT_EQ(tries(plan_transports("auto", offers({"another"}), kAll, "here")), "");
+  EXPECT_EQ(tries(plan_transports("auto", offers({"ucx", "verbs", "shm"}), kAll, true)), "shm verbs ucx ");
+  EXPECT_EQ(tries(plan_transports("auto", offers({"ucx", "shm"}), {"shm", "ucx"}, true)), "shm ucx ");
+  EXPECT_EQ(tries(plan_transports("ucx", offers({"ucx", "shm"}), kAll, true)), "ucx ");
+  EXPECT_EQ(tries(plan_transports("auto", offers({"another"}), kAll, true)), "");
 }
 
 TEST(DataConnection, SharesMemoryWithinOneMachineOnly) {
-  for (const std::string& host : {std::string("there"), std::string()}) {
-    const TransportPlan plan = plan_transports("auto", offers({"shm", "ucx"}, host), kAll, host.empty() ? "" : "here");
-    EXPECT_EQ(tries(plan), "ucx ");
-    ASSERT_EQ(plan.passed_over.size(), 1U);
-    EXPECT_EQ(plan.passed_over[0].transport, "shm");
-    EXPECT_FALSE(plan.passed_over[0].loud);
-  }
+  const TransportPlan plan = plan_transports("auto", offers({"shm", "ucx"}), kAll, false);
+  EXPECT_EQ(tries(plan), "ucx ");
+  ASSERT_EQ(plan.passed_over.size(), 1U);
+  EXPECT_EQ(plan.passed_over[0].transport, "shm");
+  EXPECT_FALSE(plan.passed_over[0].loud);
   // Whoever asks for it by name is told what the system says.
-  EXPECT_EQ(tries(plan_transports("shm", offers({"shm", "ucx"}, "there"), kAll, "here")), "shm ");
+  EXPECT_EQ(tries(plan_transports("shm", offers({"shm", "ucx"}), kAll, false)), "shm ");
 }
 
 TEST(DataConnection, IsLoudWhereThisProgramLacksWhatTheNodeHas) {
-  const TransportPlan plan = plan_transports("auto", offers({"verbs", "ucx"}, "there"), {"shm", "ucx"}, "here");
+  const TransportPlan plan = plan_transports("auto", offers({"verbs", "ucx"}), {"shm", "ucx"}, false);
   EXPECT_EQ(tries(plan), "ucx ");
   ASSERT_EQ(plan.passed_over.size(), 1U);
   EXPECT_EQ(plan.passed_over[0].transport, "verbs");
   EXPECT_TRUE(plan.passed_over[0].loud);
+}
+
+TEST(DataConnection, WhatIsNoBetterIsNoReason) {
+  TransportPlan plan = plan_transports("auto", offers({"shm", "verbs"}), {"shm", "ucx"}, true);
+  EXPECT_EQ(tries(plan), "shm ");
+  ASSERT_EQ(plan.passed_over.size(), 1U);
+  std::vector<PassedOver> passed_over = plan.passed_over;
+  keep_better("shm", passed_over);
+  EXPECT_TRUE(passed_over.empty());
+  keep_better("ucx", plan.passed_over);
+  EXPECT_EQ(plan.passed_over.size(), 1U);
 }
 
 TEST(DataConnection, SaysWhichAndWhy) {
@@ -65,7 +73,8 @@ TEST(Backends, AreNamedInListsBestFirst) {
   EXPECT_EQ(all->front(), "shm");
   EXPECT_EQ(datapath::parse_backends("shm").value(), std::vector<std::string>{"shm"});
   EXPECT_EQ(datapath::parse_backends("shm,shm").value(), std::vector<std::string>{"shm"});
-  for (const char* wrong : {"", "shm,", "tcp", "shm,auto", "dpdk"}) {
+  EXPECT_EQ(datapath::parse_backends("shm,auto").code(), Errc::kConfig);
+  for (const char* wrong : {"", "shm,", "tcp", "dpdk"}) {
     const auto refused = datapath::parse_backends(wrong);
     ASSERT_EQ(refused.code(), Errc::kConfig) << wrong;
     EXPECT_NE(refused.status().text().find("shm, "), std::string::npos) << refused.status().to_string();

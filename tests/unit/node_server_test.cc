@@ -5,12 +5,15 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <thread>
 #include <vector>
 
+#include "datapath/ucx/ucx_fabric.h"
+#include "src/protocol/session_messages.h"
 #include "src/session/link.h"
 
 namespace genie::node {
@@ -28,8 +31,9 @@ class Server : public ::testing::Test {
   }
 
   std::string uri() const { return "unix:" + folder_ + "/node.sock"; }
-  void serve(uint64_t attach_timeout_ms = 10'000) {
+  void serve(uint64_t attach_timeout_ms = 10'000, const std::string& transport = "auto") {
     ServerOptions options;
+    options.transport = transport;
     options.node.name = "inside";
     options.listen = {uri()};
     options.attach_timeout_ms = attach_timeout_ms;
@@ -37,8 +41,10 @@ class Server : public ::testing::Test {
     ASSERT_TRUE(server.ok()) << server.status().to_string();
     server_ = std::move(*server);
   }
-  std::unique_ptr<session::Link> open() const {
-    auto link = session::Link::open(uri(), {});
+  std::unique_ptr<session::Link> open(const std::string& transport = "auto") const {
+    session::LinkOptions options;
+    options.transport = transport;
+    auto link = session::Link::open(uri(), options);
     EXPECT_TRUE(link.ok()) << link.status().to_string();
     return std::move(*link);
   }
@@ -117,6 +123,86 @@ TEST_F(Server, ManyThreadsOfManySessions) {
   EXPECT_EQ(wrong, 0);
   links.clear();
   EXPECT_TRUE(becomes_empty());
+}
+
+class Planes : public Server {
+ protected:
+  void SetUp() override {
+    Server::SetUp();
+    if (!datapath::ucx_compiled_in()) GTEST_SKIP() << "this build has one transport only";
+  }
+  // A session that nobody has connected to, and its token.
+  control::OpenAnswer open_only() const {
+    auto client = control::ControlClient::make(uri(), "");
+    EXPECT_TRUE(client.ok());
+    const executor::OperatorSet operators = executor::operator_set();
+    control::OpenOrder order;
+    order.protocol_version = wire::kProtocolVersion;
+    order.torch_version = operators.torch_version;
+    order.schema_hash = operators.schema_hash;
+    order.operator_count = operators.count;
+    auto answer = (*client)->open(order, Deadline::after_ms(60'000));
+    EXPECT_TRUE(answer.ok()) << answer.status().to_string();
+    return *answer;
+  }
+};
+
+TEST_F(Planes, ServeSideBySide) {
+  serve(10'000, "shm,ucx");
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong{0};
+  for (uint32_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int round = 0; round < 3; ++round) {
+        const auto link = open(t % 2 == 0 ? "shm" : "ucx");
+        if (link == nullptr || link->node().transport != (t % 2 == 0 ? "shm" : "ucx")) ++wrong;
+        for (uint64_t id = 1; link != nullptr && id <= 20; ++id) {
+          if (!carry(*link, t, id, id % 10 == 0 ? 300'000 : 100 * id)) ++wrong;
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_TRUE(becomes_empty());
+}
+
+// A session opens once, whichever plane its token comes to, and however often.
+TEST_F(Planes, ATokenIsGoodForOneConnection) {
+  serve(10'000, "shm,ucx");
+  for (int round = 0; round < 5; ++round) {
+    const control::OpenAnswer answer = open_only();
+    std::atomic<int> welcomed{0};
+    std::vector<std::thread> threads;
+    for (const control::DataOffer& offer : answer.data) {
+      threads.emplace_back([&, offer] {
+        auto transport = datapath::make_backend(offer.transport, {});
+        ASSERT_TRUE(transport.ok());
+        const Deadline deadline = Deadline::after_ms(60'000);
+        if (!(*transport)->connect(offer.address, std::as_bytes(std::span(answer.data_token)), deadline)) return;
+        while (!deadline.expired()) {
+          std::array<datapath::Completion, 1> out;
+          if ((*transport)->poll(out) == 0) continue;
+          if (out[0].opcode == datapath::Opcode::kReceive) ++welcomed;
+          if (out[0].opcode == datapath::Opcode::kDisconnected || out[0].opcode == datapath::Opcode::kReceive) break;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(welcomed, 1);
+  }
+  EXPECT_TRUE(becomes_empty());
+}
+
+TEST_F(Planes, DrainWithASessionThatNobodyTook) {
+  serve(600'000, "shm,ucx");
+  const control::OpenAnswer closed = open_only();
+  (void)open_only();
+  server_->close(closed.session_id);
+  const auto across = open("ucx");
+  ASSERT_TRUE(carry(*across, 1, 1, 5000));
+  EXPECT_TRUE(server_->drain(Deadline::after_ms(60'000)));
+  EXPECT_EQ(server_->report().sessions, 0U);
 }
 
 TEST_F(Server, ClosingWhileOthersWait) {

@@ -32,7 +32,10 @@ using Lines = std::vector<Line>;
 
 // What the host is wanted for.
 struct Purpose {
-  std::string transport = "auto";   // what only another transport needs is never a failure
+  std::string transport = "auto";  // or names; what only another transport needs is never a failure
+  bool wants(std::string_view name) const {
+    return (',' + transport + ',').find(',' + std::string(name) + ',') != std::string::npos;
+  }
   std::vector<std::string> listen;  // unix:/path.sock, tcp://host:port
   bool busy_polling = false;
   uint32_t threads = 0;       // of one operation; 0: the device's default

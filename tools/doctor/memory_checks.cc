@@ -100,7 +100,7 @@ Lines check_memlock(const Host& host, const Purpose& purpose) {
   line.cure =
       "ulimit -l unlimited; to keep it: '* - memlock unlimited' in /etc/security/limits.d, LimitMEMLOCK=infinity in a "
       "systemd unit, --ulimit memlock=-1 for a container";
-  const bool rdma = purpose.transport == "verbs" || !host.names("/sys/class/infiniband").empty();
+  const bool rdma = purpose.wants("verbs") || !host.names("/sys/class/infiniband").empty();
   line.level = rdma && *limit < 64 * kMiB ? Level::kFail : Level::kWarn;
   return {line};
 }

@@ -25,7 +25,7 @@ std::vector<std::string> idle_nics(const Host& host) {
 }
 
 Line no_devices(const Host& host, const Purpose& purpose) {
-  const bool wanted = purpose.transport == "verbs";
+  const bool wanted = purpose.wants("verbs");
   const std::vector<std::string> idle = idle_nics(host);
   Line line{"rdma.devices", wanted ? Level::kFail : Level::kOk,
             "no RDMA device: transports are shared memory and what UCX finds without one", ""};
@@ -223,7 +223,7 @@ Lines check_rdma(const Host& host, const Purpose& purpose) {
   }
   check_equal_mtus(host, up, lines);
   // Only what verbs asked for fails: shared memory and TCP work without.
-  if (purpose.transport == "shm" || purpose.transport == "ucx") {
+  if (purpose.transport != "auto" && !purpose.wants("verbs")) {
     for (Line& line : lines) line.level = std::min(line.level, Level::kWarn);
   }
   lines.push_back(iommu_line(host, devices));
