@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -55,6 +56,30 @@ inline bool holds(std::span<const std::byte> bytes, uint64_t id, size_t offset =
     if (bytes[i] != pattern(id, offset + i)) return false;
   }
   return true;
+}
+
+// Storages of every size that takes a path of its own, there and back, as `first_id` and following; answers their bytes.
+inline size_t carry_every_size(Link& link, uint64_t first_id) {
+  size_t total = 0;
+  uint64_t id = first_id;
+  for (const size_t size :
+       std::array<size_t, 10>{0, 1, 255, 257, 4096, 32U << 10, (32U << 10) + 1, 256U << 10, 1'000'003, 20U << 20}) {
+    Submission submission;
+    submission.uploads.push_back(filled(link, id, size));
+    submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = size});
+    submission.fetches.push_back({.storage = {id, 0}, .offset = size / 2, .size = size - size / 2});
+    const auto ticket = submit(link, std::move(submission));
+    const Outcome& outcome = ticket->outcome();
+    EXPECT_TRUE(outcome.status.ok()) << size << ": " << outcome.status.to_string();
+    if (!outcome.status.ok()) break;
+    EXPECT_EQ(outcome.fetched.size(), 2U);
+    EXPECT_EQ(outcome.fetched[0]->bytes().size(), size);
+    EXPECT_TRUE(holds(outcome.fetched[0]->bytes(), id)) << size;
+    EXPECT_TRUE(holds(outcome.fetched[1]->bytes(), id, size / 2)) << size;
+    total += size;
+    ++id;
+  }
+  return total;
 }
 
 }  // namespace genie::session

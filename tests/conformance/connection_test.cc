@@ -40,7 +40,9 @@ TEST_P(Connection, AnAddressOfAnotherKindIsRefused) {
 
 TEST_P(Connection, TwoListenersAtOneAddressAreRefused) {
   EXPECT_EQ(listener()->listen(world_->where()).code(), Errc::kAlreadyExists);
-  EXPECT_EQ(client()->listen(world_->where()).code(), Errc::kAlreadyExists);
+  if (world_->one_host()) {
+    EXPECT_EQ(client()->listen(world_->where()).code(), Errc::kAlreadyExists);
+  }
 }
 
 TEST_P(Connection, CloseIsSeenOnBothSidesOnce) {

@@ -120,7 +120,12 @@ TEST_P(Memory, ReleasedKeysAreStale) {
     ASSERT_TRUE(region.ok());
     ASSERT_TRUE(owner->transport().release(region->key).ok());
     EXPECT_EQ(owner->transport().release(region->key).code(), Errc::kStale);
-    EXPECT_EQ(import(other(*owner), region->remote).code(), Errc::kStale);
+    // Word of a release takes its time on a wire.
+    EXPECT_TRUE(run_until([&] {
+      const Result<RemoteRegion> imported = import(other(*owner), region->remote);
+      if (imported.ok()) (void)other(*owner)->drop_import(*imported);
+      return imported.code() == Errc::kStale;
+    }));
     Result<Region> again = allocate(*owner, 4096);
     ASSERT_TRUE(again.ok());
     EXPECT_EQ(import(other(*owner), region->remote).code(), Errc::kStale);
@@ -136,7 +141,7 @@ TEST_P(Memory, AnImportOfAReleasedRegionTurnsStale) {
     run_until([&] {
       Buffer bytes = make_buffer(16, 1);
       status = writer->write(endpoint(writer), bytes, pair.remote, 0, options());
-      return !status.ok();
+      return !status.ok() && status.code() != Errc::kAgain;
     });
     EXPECT_EQ(status.code(), Errc::kStale);
     // Writes that were posted before may be on their way.
@@ -264,7 +269,8 @@ TEST_P(Memory, RegionsSurviveTheirEndpointUntilReleased) {
 TEST_P(Memory, BytesBeyondTheQuotaAreRefusedAndComeBackWithARelease) {
   for (Side* side : {&client(), &listener()}) {
     Result<Region> most = allocate(*side, kQuotaBytes - 4096);
-    ASSERT_TRUE(most.ok()) << most.status().to_string();
+    // The other side's last release may still be on its way.
+    ASSERT_TRUE(run_until([&] { return most.ok() || (most = allocate(*side, kQuotaBytes - 4096)).ok(); }));
     EXPECT_EQ(allocate(*side, 8192).code(), Errc::kQuotaExceeded);
     EXPECT_EQ(allocate(*side, SIZE_MAX).code(), Errc::kQuotaExceeded);
     Result<Region> small = allocate(*side, 100);

@@ -54,6 +54,8 @@ class World {
   virtual std::string where() const = 0;
   // A further client of the same kind.
   virtual std::unique_ptr<Transport> make_client() = 0;
+  // Whether the two have their addresses in common.
+  virtual bool one_host() const { return true; }
   // Nothing moved: lets time pass where time is virtual.
   virtual void idle() {}
   // A deadline on the world's clock.

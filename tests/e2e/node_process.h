@@ -20,22 +20,21 @@
 
 #include "datapath/base/clock.h"
 #include "src/control/control.h"
+#include "tests/eventually.h"
 
 namespace genie::test {
 
-// Generous: a sanitizer's build on a busy machine.
-inline constexpr uint64_t kPatienceMs = 120'000;
-
 class NodeProcess {
  public:
-  // Starts genie-node with `flags` and --listen on a socket of its own; does not wait for anything.
-  explicit NodeProcess(std::vector<std::string> flags = {}, bool own_listen = true) {
+  // Starts genie-node with `flags` and --listen on a socket of its own; does not wait for anything. `before_exec` is called in
+  // the new process.
+  explicit NodeProcess(std::vector<std::string> flags = {}, bool own_listen = true, void (*before_exec)() = nullptr) {
     std::string pattern = (std::filesystem::temp_directory_path() / "genie-e2e-XXXXXX").string();
     folder_ = ::mkdtemp(pattern.data());
     if (own_listen) {
       flags.insert(flags.begin(), {"--listen", uri()});
     }
-    start(std::move(flags));
+    start(std::move(flags), before_exec);
   }
   NodeProcess(const NodeProcess&) = delete;
   NodeProcess& operator=(const NodeProcess&) = delete;
@@ -104,11 +103,7 @@ class NodeProcess {
   // Asks for the status until `predicate` holds.
   template <typename Predicate>
   bool eventually(const Predicate& predicate) const {
-    const Deadline deadline = Deadline::after_ms(kPatienceMs);
-    while (!deadline.expired()) {
-      if (predicate(report())) return true;
-    }
-    return false;
+    return test::eventually([&] { return predicate(report()); });
   }
   // Nothing of any session is left.
   bool becomes_empty() const {
@@ -119,7 +114,7 @@ class NodeProcess {
   }
 
  private:
-  void start(std::vector<std::string> flags) {
+  void start(std::vector<std::string> flags, void (*before_exec)()) {
     int ends[2];
     ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
     std::string program = GENIE_NODE_PROGRAM;
@@ -129,6 +124,7 @@ class NodeProcess {
     pid_ = ::fork();
     if (pid_ == 0) {
       ::dup2(ends[1], STDERR_FILENO);
+      if (before_exec != nullptr) before_exec();
       ::execv(program.c_str(), arguments.data());
       ::_exit(127);
     }
