@@ -71,6 +71,7 @@ Result<std::unique_ptr<Transport>> make_backend(std::string_view name, const Bac
   if (name == "ucx") {
     UcxOptions ucx;
     ucx.tls = options.ucx_tls;
+    ucx.towards = options.towards;
     ucx.net = net_options(options);
     return make_ucx_transport(ucx);
   }

@@ -22,6 +22,7 @@ struct BackendOptions {
   size_t max_bytes_per_endpoint = SIZE_MAX;  // shared with one peer
   uint64_t liveness_ms = 5'000;              // of networks: a peer that is silent for so long has gone; 0: never
   std::string ucx_tls;                       // UCX_TLS for this transport alone; empty: the environment's
+  std::string towards;                       // the network address that is listened on or connected to; may be empty
   std::string verbs_devices;                 // "mlx5_0,mlx5_2:1"; empty: every RDMA port that is up
 };
 

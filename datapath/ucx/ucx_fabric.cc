@@ -8,6 +8,7 @@
 #include "datapath/base/log.h"
 #include "datapath/memory/pages.h"
 #include "datapath/memory/populate.h"
+#include "datapath/ucx/route.h"
 #include "datapath/ucx/ucx_impl.h"
 #include "datapath/ucx/ucx_log.h"
 
@@ -114,6 +115,11 @@ Status UcxFabric::start(const UcxOptions& options) {
   if (may_use_tcp(tls) && !is_set("UCX_TCP_TX_SEG_SIZE") && !is_set("UCX_TCP_RX_SEG_SIZE")) {
     config.set("TX_SEG_SIZE", "1m");
     config.set("RX_SEG_SIZE", "1m");
+  }
+  if (may_use_tcp(tls) && !is_set("UCX_NET_DEVICES")) {
+    if (const std::string device = device_towards(options.towards); !device.empty()) {
+      config.set("NET_DEVICES", device.c_str());
+    }
   }
   ucp_params_t params{};
   params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME;

@@ -21,6 +21,9 @@ namespace genie::datapath {
 struct UcxOptions {
   NetOptions net;
   std::string tls;  // UCX_TLS for this fabric: "tcp", "posix,sysv"; empty: the environment's, else what UCX finds
+  // "tcp://host:port" that is listened on or connected to: TCP takes the device that leads there, and no other, unless
+  // UCX_NET_DEVICES says something else. Empty: any.
+  std::string towards;
 };
 
 // Whether this build has it; without, the functions below answer kConfig.

@@ -38,7 +38,9 @@ class DataPlane::Sink final : public ResponseSink {
 
 Result<std::unique_ptr<DataPlane>> DataPlane::start(const DataPlaneOptions& options, Node& node, SessionTable& table) {
   std::unique_ptr<DataPlane> plane(new DataPlane(options, node, table));
-  Result<std::unique_ptr<datapath::Transport>> transport = datapath::make_backend(options.transport, options.backend);
+  datapath::BackendOptions backend = options.backend;
+  backend.towards = options.listen;
+  Result<std::unique_ptr<datapath::Transport>> transport = datapath::make_backend(options.transport, backend);
   GENIE_TRY(transport.status());
   plane->transport_ = std::move(*transport);
   GENIE_TRY(plane->transport_->listen(options.listen));

@@ -68,6 +68,8 @@ Attempt attempt(const control::DataOffer& offer, const control::OpenAnswer& answ
   backend.control_timeout_ms = options.progress_timeout_ms;
   backend.liveness_ms = options.peer_timeout_ms;
   backend.verbs_devices = options.rdma_devices;
+  const std::string address = reachable(offer.address, uri);
+  backend.towards = address;
   Result<std::unique_ptr<datapath::Transport>> transport = datapath::make_backend(offer.transport, backend);
   if (!transport) {
     out.was_there = transport.code() != Errc::kUnsupported;
@@ -76,7 +78,7 @@ Attempt attempt(const control::DataOffer& offer, const control::OpenAnswer& answ
   }
   out.was_there = true;
   const Result<datapath::EndpointId> endpoint =
-      (*transport)->connect(reachable(offer.address, uri), std::as_bytes(std::span(answer.data_token)), deadline);
+      (*transport)->connect(address, std::as_bytes(std::span(answer.data_token)), deadline);
   out.reached = endpoint.ok();
   const Status connected = endpoint ? await_welcome(**transport, deadline) : endpoint.status();
   if (!connected.ok()) {

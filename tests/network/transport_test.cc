@@ -92,9 +92,13 @@ std::unique_ptr<Transport> checked(Result<std::unique_ptr<Transport>> made) {
   return std::move(*made);
 }
 
+// Longer than by default, for a busy machine, and less than a test's patience.
+constexpr uint64_t kLivenessMs = 10'000;
+
 UcxOptions over_tcp() {
   UcxOptions options;
   options.tls = "tcp";
+  options.net.liveness_ms = kLivenessMs;
   return options;
 }
 
