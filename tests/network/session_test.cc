@@ -227,8 +227,8 @@ class BrokenWire : public Sessions, public testing::WithParamInterface<Break> {
 };
 
 TEST_P(BrokenWire, EndsWhatIsPendingAtBothEndsAndNothingElse) {
-  start_node("3000");
-  const auto across = open_across(3'000);
+  start_node("8000");
+  const auto across = open_across(8'000);
   const auto beside = open_link(node_->uri(), {.transport = "shm"});
   ASSERT_TRUE(across != nullptr && beside != nullptr);
   const uint64_t before = wire_->counters().forwarded;
