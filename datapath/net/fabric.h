@@ -44,10 +44,6 @@ struct FabricInfo {
   size_t max_message_bytes = 0;  // of send()
   size_t chunk_bytes = 0;        // the size that transfers are cut into; a descriptor is never larger
   uint32_t max_in_flight = 0;    // descriptors per lane that keep it full
-  // A message reaches the peer after the bytes of all writes that were posted on its lane before it. Otherwise the engine
-  // sends it after their on_done(), which says that the bytes are in the peer's memory. By lane: a fabric may spread the
-  // writes of one over several devices.
-  std::array<bool, kLaneCount> ordered{};
   // Whether a write costs this side's CPU a pass over the bytes (sockets, shared memory): for the counters.
   bool copies = false;
   // Whether it costs one where `local` is not registered: the fabric copies it by way of memory that is.
@@ -74,6 +70,10 @@ class FabricLink {
  public:
   virtual ~FabricLink() = default;
   void* owner = nullptr;  // the engine's
+  // A message reaches the peer after the bytes of all writes that were posted on its lane before it. Otherwise the engine
+  // sends it after their on_done(), which says that the bytes are in the peer's memory. By lane: a fabric may spread the
+  // writes of one over several devices. Set by connect() at the latest.
+  std::array<bool, kLaneCount> ordered{};
 };
 
 // One transfer, prepared: nothing is looked up or allocated when it is posted.
@@ -95,7 +95,8 @@ class FabricSink {
   virtual void on_done(uint64_t cookie, Errc result) = 0;
   // The bytes stay there for the time of the call, but the peer may still change them (see Trust).
   virtual void on_message(FabricLink& link, size_t lane, std::span<const std::byte> message) = 0;
-  // The link is of no use any more: what is in flight on it is being flushed. The engine answers with close().
+  // The link is of no use any more: what is in flight on it is being flushed. The engine answers with close(). kProtocol:
+  // the peer did what it must not do.
   virtual void on_failed(FabricLink& link, const Status& why) = 0;
   // The answer to close(), after the last on_done() of the link. The engine destroys it after poll().
   virtual void on_closed(FabricLink& link) = 0;

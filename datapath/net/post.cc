@@ -177,7 +177,7 @@ void NetTransport::send_messages(Endpoint& endpoint, size_t index) {
     const Op& op = *ops_.find(slot.index, slot.generation);
     if (op.opcode == Opcode::kWrite || op.opcode == Opcode::kRead || op.result != Errc::kOk) continue;
     const bool arrived = lane.messaged == 0 && op.in_flight == 0;
-    if (!arrived && !info_.ordered[index]) return;
+    if (!arrived && !endpoint.link->ordered[index]) return;
     const bool sent = op.opcode == Opcode::kSend
                           ? send_message(endpoint, index, MessageKind::kMessage, op.immediate, op.buffer.bytes())
                           : send_message(endpoint, index, MessageKind::kNotify, op.immediate, {});

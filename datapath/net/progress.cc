@@ -166,7 +166,9 @@ void NetTransport::on_failed(FabricLink& link, const Status& why) {
   if (endpoint.usable()) {
     GENIE_LOG_INFO("{}: the connection to {} was lost: {}", info_.name, endpoint.peer, why.to_string());
   }
-  if (!endpoint.broken.has_value()) endpoint.broken = Errc::kDisconnected;
+  if (!endpoint.broken.has_value()) {
+    endpoint.broken = why.code() == Errc::kProtocol ? Errc::kProtocol : Errc::kDisconnected;
+  }
   list(endpoint);
 }
 

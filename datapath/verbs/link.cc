@@ -79,6 +79,7 @@ Result<std::unique_ptr<net::FabricLink>> VerbsFabric::open_link(std::string_view
   handle_async_events();  // which ports are up now
   auto link = std::make_unique<Link>(*this);
   link->nonce = random_nonce();
+  link->ordered = {true, true, devices_.size() == 1};
   const Result<Route> route = find_route(host);
   std::vector<Device*> order;
   for (const auto& device : devices_) {

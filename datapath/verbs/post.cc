@@ -26,7 +26,7 @@ constexpr auto kBulk = static_cast<size_t>(TransferClass::kBulk);
 int VerbsFabric::choose_rail(const Link& link, size_t lane, size_t size) const noexcept {
   const int home = link.lanes[lane].home;
   const bool home_up = link.rails[static_cast<size_t>(home)].state == RailState::kUp;
-  if (info_.ordered[lane]) return home_up ? home : -1;
+  if (link.ordered[lane]) return home_up ? home : -1;
   if (home_up && size < kSpreadBytes) return home;
   int best = -1;
   size_t best_time = SIZE_MAX;

@@ -73,7 +73,6 @@ Status VerbsFabric::start() {
            .max_message_bytes = kSlotBytes,
            .chunk_bytes = options_.chunk_bytes,
            .max_in_flight = kFlights / 2,
-           .ordered = {true, true, devices_.size() == 1},
            .copies = false,
            .stages = true};
   for (Chain& chain : chains_) {
