@@ -123,6 +123,7 @@ void NetTransport::forget(Endpoint& endpoint) {
     if (import.endpoint == endpoint.id) import.remote.reset();
   });
   const EndpointId id = endpoint.id;
+  std::erase_if(spares_, [&](const Spare& spare) { return spare.endpoint == id; });
   endpoints_.erase(id.index, id.generation);  // closes the socket: the peer sees the hang-up
 }
 

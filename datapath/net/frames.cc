@@ -96,7 +96,7 @@ bool NetTransport::handle(Endpoint& endpoint, const Frame& frame, std::span<cons
     case FrameType::kTaken:
       std::erase_if(endpoint.handed_away, [&](Leaving& region) {
         if (pack_key(region.key).bytes != frame.key.bytes) return false;
-        keep_spare(std::move(region.memory), region.key.size);
+        keep_spare(endpoint.id, std::move(region.memory), region.key.size);
         return true;
       });
       return true;

@@ -40,7 +40,7 @@ Result<Buffer> make_block(size_t size) {
 Result<Region> NetTransport::prepare(EndpointId id, size_t size) {
   if (usable(id) == nullptr) return Errc::kDisconnected;
   if (size == 0 || size > SIZE_MAX / 4) return Status(Errc::kInvalidArgument, "size of a region out of range");
-  std::unique_ptr<FabricMemory> spare = take_spare(size);
+  std::unique_ptr<FabricMemory> spare = take_spare(id, size);
   if (spare == nullptr) {
     Result<std::unique_ptr<FabricMemory>> fresh = fabric_->allocate(size, false);
     GENIE_TRY(fresh.status());
@@ -52,14 +52,16 @@ Result<Region> NetTransport::prepare(EndpointId id, size_t size) {
   return region;
 }
 
-// Memory that was handed over is used again: it is registered, and its pages are there.
-void NetTransport::keep_spare(std::unique_ptr<FabricMemory> memory, size_t dirty) {
+// Memory that was handed over is used again: it is registered, and its pages are there. For the same peer only, which may
+// still have its key.
+void NetTransport::keep_spare(EndpointId id, std::unique_ptr<FabricMemory> memory, size_t dirty) {
   if (dirty > kMostDirty || spares_.size() >= kMaxSpares) return;
-  spares_.push_back({std::move(memory), dirty});
+  spares_.push_back({id, std::move(memory), dirty});
 }
 
-std::unique_ptr<FabricMemory> NetTransport::take_spare(size_t size) {
-  const auto found = std::ranges::find_if(spares_, [&](const Spare& spare) { return spare.memory->size == size; });
+std::unique_ptr<FabricMemory> NetTransport::take_spare(EndpointId id, size_t size) {
+  const auto found = std::ranges::find_if(
+      spares_, [&](const Spare& spare) { return spare.endpoint == id && spare.memory->size == size; });
   if (found == spares_.end()) return nullptr;
   std::unique_ptr<FabricMemory> memory = std::move(found->memory);
   std::memset(memory->data, 0, found->dirty);
@@ -88,7 +90,7 @@ Result<RemoteKey> NetTransport::hand_over(MemoryKey key, size_t size, Deadline d
     frame.address = 0;
     counters_.bytes_copied_tx += size;
     transmit(*endpoint, frame, {memory->data, size});
-    keep_spare(std::move(memory), size);
+    keep_spare(endpoint->id, std::move(memory), size);
   } else {
     const Result<std::vector<std::byte>> packed = fabric_->export_memory(*endpoint->link, *memory);
     GENIE_TRY(packed.status());

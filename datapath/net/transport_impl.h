@@ -70,6 +70,7 @@ class NetTransport final : public Transport, private FabricSink {
   };
 
   struct Spare {
+    EndpointId endpoint;
     std::unique_ptr<FabricMemory> memory;
     size_t dirty = 0;  // bytes from its beginning that are not zero
   };
@@ -130,8 +131,8 @@ class NetTransport final : public Transport, private FabricSink {
   void finish_pulls(Endpoint& endpoint);
   void drop_pulls(Endpoint& endpoint);
   void on_pull_done(uint64_t cookie, Errc result);
-  void keep_spare(std::unique_ptr<FabricMemory> memory, size_t dirty);
-  std::unique_ptr<FabricMemory> take_spare(size_t size);
+  void keep_spare(EndpointId id, std::unique_ptr<FabricMemory> memory, size_t dirty);
+  std::unique_ptr<FabricMemory> take_spare(EndpointId id, size_t size);
   // Frames of the peer that have been carried out.
   uint32_t frames_done(Endpoint& endpoint);
 
