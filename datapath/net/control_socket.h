@@ -21,7 +21,7 @@
 namespace genie::datapath::net {
 
 inline constexpr uint32_t kFrameMagic = 0x544e4547;  // "GENT"
-inline constexpr uint16_t kNetVersion = 1;
+inline constexpr uint16_t kNetVersion = 2;
 inline constexpr size_t kMaxTokenBytes = 512;
 // Memory that is handed over and is no larger travels in the frame that says so.
 inline constexpr size_t kEagerBytes = size_t{32} << 10;

@@ -12,8 +12,9 @@
 //   have a thread do it (Capabilities::needs_polling).
 // Thread-safety, ownership: as in datapath/transport.h. connect(), and on the connecting side allocate() and
 //   import_region(), block until the listener's poll() has answered, within their deadline.
-// Trust: a process that was admitted can, with a library that writes memory by software (UCX over TCP or shared memory),
-//   write beyond the regions that it was told of: such lanes are for peers that are trusted, or for a network that is.
+// Trust: a process that was admitted can, with a library that writes memory by software (UCX over shared memory, or UCX's
+//   own protocols over TCP, which the fabric does not use), write beyond the regions that it was told of: such lanes are for
+//   peers that are trusted, or for a network that is.
 #pragma once
 
 #include <cstddef>

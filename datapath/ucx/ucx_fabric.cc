@@ -1,4 +1,4 @@
-// Context, worker, memory, progress.
+// Context, worker, progress.
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -28,9 +28,6 @@ Result<std::unique_ptr<Transport>> make_ucx_transport(const UcxOptions& options)
 
 namespace ucx {
 namespace {
-
-// Of a packed key that is nonsense UCX may read more than it has: at most a byte-sized length for each of 64 domains.
-constexpr size_t kKeyPadding = size_t{64} * 256;
 
 bool is_set(const char* variable) { return std::getenv(variable) != nullptr; }
 
@@ -121,6 +118,8 @@ Status UcxFabric::start(const UcxOptions& options) {
       config.set("NET_DEVICES", device.c_str());
     }
   }
+  // One lane per endpoint, whatever is set: active messages of several would overtake each other.
+  config.set("MAX_EAGER_LANES", "1");
   ucp_params_t params{};
   params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME;
   params.features = UCP_FEATURE_RMA | UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
@@ -131,6 +130,10 @@ Status UcxFabric::start(const UcxOptions& options) {
                                (options.tls.empty() ? std::string() : " with the transports '" + options.tls + "'") +
                                ": 'ucx_info -d' lists what it finds; look at UCX_TLS and UCX_NET_DEVICES"};
   }
+  ucp_context_attr_t attributes{};
+  attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
+  reaches_devices_ = ucp_context_query(context_, &attributes) == UCS_OK &&
+                     (attributes.memory_types & ~UCS_BIT(UCS_MEMORY_TYPE_HOST)) != 0;
   ucp_worker_params_t worker{};
   worker.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
   worker.thread_mode = UCS_THREAD_MODE_SERIALIZED;
@@ -138,15 +141,7 @@ Status UcxFabric::start(const UcxOptions& options) {
   if (status != UCS_OK) return status_of(status, "no worker");
   status = ucp_worker_get_efd(worker_, &event_fd_);
   if (status != UCS_OK) return status_of(status, "no descriptor to sleep on");
-  ucp_am_handler_param_t handler{};
-  handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
-                       UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
-  handler.id = kMessageId;
-  handler.flags = UCP_AM_FLAG_WHOLE_MSG;
-  handler.cb = &UcxFabric::on_message;
-  handler.arg = this;
-  status = ucp_worker_set_am_recv_handler(worker_, &handler);
-  if (status != UCS_OK) return status_of(status, "no active messages");
+  GENIE_TRY(handle_active_messages());
   ucp_address_t* address = nullptr;
   size_t size = 0;
   status = ucp_worker_get_address(worker_, &address, &size);
@@ -157,120 +152,48 @@ Status UcxFabric::start(const UcxOptions& options) {
   return {};
 }
 
+Status UcxFabric::handle_active_messages() {
+  struct Handler {
+    ActiveMessage id;
+    ucp_am_recv_callback_t callback;
+  };
+  constexpr std::array<Handler, 6> kHandlers = {{{kMessageId, &UcxFabric::on_message},
+                                                 {kPiecesId, &UcxFabric::on_pieces},
+                                                 {kWriteId, &UcxFabric::on_write},
+                                                 {kReadId, &UcxFabric::on_read},
+                                                 {kAnswerId, &UcxFabric::on_answer},
+                                                 {kPlacedId, &UcxFabric::on_placed}}};
+  for (const Handler& each : kHandlers) {
+    ucp_am_handler_param_t handler{};
+    handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
+                         UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
+    handler.id = each.id;
+    handler.flags = UCP_AM_FLAG_WHOLE_MSG;
+    handler.cb = each.callback;
+    handler.arg = this;
+    const ucs_status_t status = ucp_worker_set_am_recv_handler(worker_, &handler);
+    if (status != UCS_OK) return status_of(status, "no active messages");
+  }
+  return {};
+}
+
 UcxFabric::~UcxFabric() {
   ending_ = true;
   if (worker_ != nullptr) ucp_worker_destroy(worker_);
+  dropped_.clear();
   if (context_ != nullptr) ucp_cleanup(context_);
-}
-
-// -- Memory --------------------------------------------------------------------------------------------------------------
-
-UcxMemory::~UcxMemory() {
-  if (handle != nullptr) (void)ucp_mem_unmap(fabric->context(), handle);
-}
-
-UcxRemote::~UcxRemote() {
-  for (const ucp_rkey_h key : keys) {
-    if (key != nullptr) ucp_rkey_destroy(key);
-  }
-}
-
-Result<std::unique_ptr<FabricMemory>> UcxFabric::map(ucp_mem_map_params_t& params) {
-  auto memory = std::make_unique<UcxMemory>();
-  memory->fabric = this;
-  ucs_status_t status = ucp_mem_map(context_, &params, &memory->handle);
-  if (status != UCS_OK) {
-    return Status(status == UCS_ERR_NO_MEMORY ? Errc::kOutOfMemory : errc_of(status),
-                  "UCX cannot register " + std::to_string(params.length) + " bytes (" + ucs_status_string(status) +
-                      "): with RDMA devices, raise 'ulimit -l'");
-  }
-  ucp_mem_attr_t attributes{};
-  attributes.field_mask = UCP_MEM_ATTR_FIELD_ADDRESS;
-  (void)ucp_mem_query(memory->handle, &attributes);
-  memory->data = static_cast<std::byte*>(attributes.address);
-  memory->size = params.length;
-  void* packed = nullptr;
-  size_t size = 0;
-  status = ucp_rkey_pack(context_, memory->handle, &packed, &size);
-  if (status != UCS_OK) return status_of(status, "a key cannot be packed");
-  const auto* const bytes = static_cast<const std::byte*>(packed);
-  memory->packed_key.assign(bytes, bytes + size);
-  ucp_rkey_buffer_release(packed);
-  if (size > kMaxPackedKeyBytes) return Status(Errc::kInternal, "UCX packs larger keys than expected");
-  return std::unique_ptr<FabricMemory>(std::move(memory));
-}
-
-// Through posix and sysv only UCX's own memory can be reached; for devices it is ours, in large pages.
-Result<std::unique_ptr<FabricMemory>> UcxFabric::allocate(size_t size, bool present) {
-  if (size == 0 || size > SIZE_MAX / 4) return Status(Errc::kInvalidArgument, "size of a region out of range");
-  ucp_mem_map_params_t params{};
-  params.field_mask = UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_FLAGS;
-  params.length = size;
-  params.flags = UCP_MEM_MAP_NONBLOCK;
-  Buffer block;
-  if (shared_memory_) {
-    params.flags |= UCP_MEM_MAP_ALLOCATE;
-  } else {
-    Result<Buffer> made = map_block(size);
-    GENIE_TRY(made.status());
-    block = std::move(*made);
-    params.field_mask |= UCP_MEM_MAP_PARAM_FIELD_ADDRESS;
-    params.address = block.data();
-  }
-  Result<std::unique_ptr<FabricMemory>> memory = map(params);
-  GENIE_TRY(memory.status());
-  if (present) GENIE_TRY(prefault((*memory)->data, size));
-  static_cast<UcxMemory&>(**memory).block = std::move(block);
-  return memory;
-}
-
-Result<std::unique_ptr<FabricMemory>> UcxFabric::register_memory(std::span<std::byte> memory, MemoryKind kind,
-                                                                 bool shared) {
-  if (!shared) {
-    // UCX registers by itself what it needs registered, and remembers it.
-    auto local = std::make_unique<UcxMemory>();
-    local->fabric = this;
-    local->data = memory.data();
-    local->size = memory.size();
-    return std::unique_ptr<FabricMemory>(std::move(local));
-  }
-  ucp_mem_map_params_t params{};
-  params.field_mask =
-      UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE;
-  params.address = memory.data();
-  params.length = memory.size();
-  params.memory_type = kind == MemoryKind::kCuda ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
-  return map(params);
-}
-
-Result<std::vector<std::byte>> UcxFabric::export_memory(FabricLink&, FabricMemory& memory) {
-  return static_cast<const UcxMemory&>(memory).packed_key;
-}
-
-Result<std::unique_ptr<FabricRemote>> UcxFabric::import_memory(FabricLink& base, std::span<const std::byte> packed_key,
-                                                               uint64_t, size_t) {
-  auto& link = static_cast<UcxLink&>(base);
-  if (packed_key.empty() || packed_key.size() > kMaxPackedKeyBytes) {
-    return Status(Errc::kProtocol, "a packed key of wrong size");
-  }
-  std::vector<std::byte> padded(packed_key.size() + kKeyPadding);
-  std::memcpy(padded.data(), packed_key.data(), packed_key.size());
-  auto remote = std::make_unique<UcxRemote>();
-  for (size_t lane = 0; lane < kLaneCount; ++lane) {
-    if (link.lanes[lane].endpoint == nullptr) return Errc::kDisconnected;
-    const ucs_status_t status = ucp_ep_rkey_unpack(link.lanes[lane].endpoint, padded.data(), &remote->keys[lane]);
-    if (status != UCS_OK) return Status(Errc::kProtocol, "UCX does not understand a key of the peer");
-  }
-  return std::unique_ptr<FabricRemote>(std::move(remote));
 }
 
 // -- Progress ------------------------------------------------------------------------------------------------------------
 
 bool UcxFabric::poll(FabricSink& sink) {
   while (!unflushed_.empty()) flush_writes(*unflushed_.back());
+  while (!gathering_.empty()) send_pieces(*gathering_.back());
+  tell_placed();
   sink_ = &sink;
   bool moved = ucp_worker_progress(worker_) != 0;
   sink_ = nullptr;
+  answer_reads();
   while (!done_.empty()) {
     const Done done = done_.pop();
     sink.on_done(done.cookie, done.result);
@@ -280,7 +203,8 @@ bool UcxFabric::poll(FabricSink& sink) {
     const SlotId slot = failed_.pop();
     UcxLink** const link = links_.find(slot.index, slot.generation);
     if (link == nullptr || (*link)->owner == nullptr) continue;
-    sink.on_failed(**link, Status(Errc::kDisconnected, "UCX says that it broke"));
+    sink.on_failed(**link, Status((*link)->why, (*link)->why == Errc::kProtocol ? "the peer broke the protocol"
+                                                                                : "UCX says that it broke"));
     moved = true;
   }
   std::erase_if(closing_, [&](UcxLink* link) {
@@ -292,7 +216,7 @@ bool UcxFabric::poll(FabricSink& sink) {
 }
 
 bool UcxFabric::arm() {
-  if (!done_.empty() || !failed_.empty() || !unflushed_.empty()) return false;
+  if (!done_.empty() || !failed_.empty() || !unflushed_.empty() || !gathering_.empty() || !owing_.empty()) return false;
   return ucp_worker_arm(worker_) == UCS_OK;
 }
 

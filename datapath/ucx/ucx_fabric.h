@@ -1,12 +1,14 @@
 // The UCX fabric: whatever transports UCX finds between two processes: TCP, shared memory, RDMA.
 //
-// Purpose: a net::Fabric over UCP. One worker per fabric; each lane of a link is a UCP endpoint of its own. Bytes go by
-//   ucp_put and ucp_get, messages by active messages that are sent eagerly.
+// Purpose: a net::Fabric over UCP. One worker per fabric; each lane of a link is a UCP endpoint of its own. Messages are
+//   active messages that are sent eagerly; so are writes and reads over TCP (ucx_impl.h says why), in order with them.
+//   Where a device can, bytes go by ucp_put and ucp_get.
 // Settings: UCX_* variables of the environment win. Without them TCP segments are 1 MiB (UCX's default of 8 KiB makes a
 //   large put over TCP a hundred times slower).
 // Failure: endpoints handle the death of their peer where UCX can do that; over posix and sysv it cannot, and the engine's
 //   own signs of life do. There a stopped peer can hold what is in flight to it until it goes on or goes away.
-// Trust: UCX believes what its peers send. See net/net_transport.h.
+// Trust: over TCP the places that a peer's transfers name are checked; what it says to UCX itself UCX believes. See
+//   net/net_transport.h.
 // Thread-safety, ownership: as in net/fabric.h.
 #pragma once
 

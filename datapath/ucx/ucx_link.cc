@@ -22,6 +22,20 @@ struct LinkAddress {
   uint64_t worker_bytes = 0;
 };
 
+// What UCX prints of an endpoint for people, and tells to nobody else:
+//   "... lane[0]: 0:tcp/lo.0 md[0] -> ... am am_bw#0 ...", "... put[0]: 0..<short>.." for lanes of devices that can put.
+std::string printed(ucp_ep_h endpoint) {
+  char* text = nullptr;
+  size_t size = 0;
+  FILE* const stream = ::open_memstream(&text, &size);
+  if (stream == nullptr) return "";
+  if (endpoint != nullptr) ucp_ep_print_info(endpoint, stream);
+  std::fclose(stream);
+  const std::string result(text, size);
+  std::free(text);
+  return result;
+}
+
 // Nonsense in a worker's address makes UCX read on: over zeros, which end it.
 constexpr size_t kAddressPadding = size_t{64} << 10;
 
@@ -34,7 +48,7 @@ UcxLink::~UcxLink() {
     ucp_request_param_t param{};
     param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
     param.flags = peer_errors ? uint32_t{UCP_EP_CLOSE_FLAG_FORCE} : 0U;
-    const ucs_status_ptr_t request = ucp_ep_close_nbx(lane.endpoint, &param);
+    const ucs_status_ptr_t request = ucp_ep_close_nbx(std::exchange(lane.endpoint, nullptr), &param);
     if (UCS_PTR_IS_PTR(request)) ucp_request_free(request);
   }
   fabric->forget(*this);
@@ -52,6 +66,11 @@ Result<std::unique_ptr<FabricLink>> UcxFabric::open_link(std::string_view) {
 void UcxFabric::forget(UcxLink& link) {
   for (UcxLane& lane : link.lanes) {
     std::erase(unflushed_, &lane);
+    for (size_t left = owing_.size(); left != 0; --left) {
+      UcxLane* const other = owing_.pop();
+      if (other != &lane) owing_.push(other);
+    }
+    if (lane.pieces != nullptr) send_pieces(lane);  // goes nowhere: what it holds is free again
     if (lane.place != nullptr) give_back(*std::exchange(lane.place, nullptr));
   }
   std::erase(closing_, &link);
@@ -105,47 +124,45 @@ Status UcxFabric::connect(FabricLink& base, std::span<const std::byte> peer_addr
   if (!link.peer_errors) GENIE_TRY(connect_lane(link.lanes[0], worker.data(), false));
   for (uint32_t lane = 0; lane < kLaneCount; ++lane) {
     if (lane != 0) GENIE_TRY(connect_lane(link.lanes[lane], worker.data(), link.peer_errors));
-    link.lanes[lane].tag = {peer.link << kLaneBits | lane, peer.generation, peer.nonce};
+    link.lanes[lane].tag = {.link = peer.link << kLaneBits | lane, .generation = peer.generation, .nonce = peer.nonce};
+    link.lanes[lane].reads.reserve(kMaxReads);
   }
+  // The ends need not agree: either takes what the other sends.
+  link.carries = printed(link.lanes[0].endpoint).find(" put[") == std::string::npos;
+  link.ordered.fill(link.carries);
   return {};
 }
 
-// UCX prints its lanes for people, and tells them to nobody else: "... tcp/lo.0 md[0] ... rma_bw#0 am ...".
 std::string UcxFabric::describe(FabricLink& base) {
-  auto& link = static_cast<UcxLink&>(base);
-  char* text = nullptr;
-  size_t size = 0;
-  FILE* const stream = ::open_memstream(&text, &size);
-  if (stream == nullptr) return "";
-  if (link.lanes[0].endpoint != nullptr) ucp_ep_print_info(link.lanes[0].endpoint, stream);
-  std::fclose(stream);
-  const std::string printed(text, size);
-  std::free(text);
+  const auto& link = static_cast<UcxLink&>(base);
+  const std::string text = printed(link.lanes[0].endpoint);
   std::set<std::string> names;
-  for (size_t at = printed.find("lane["); at != std::string::npos; at = printed.find("lane[", at + 1)) {
-    const size_t slash = printed.find('/', at);
-    const size_t line = printed.find('\n', at);
+  for (size_t at = text.find("lane["); at != std::string::npos; at = text.find("lane[", at + 1)) {
+    const size_t slash = text.find('/', at);
+    const size_t line = text.find('\n', at);
     if (slash == std::string::npos || slash > line) continue;
-    const size_t begin = printed.find_last_of(" :", slash) + 1;
-    const size_t end = printed.find_first_of(". ", slash);
-    names.insert(printed.substr(begin, end - begin));
+    const size_t begin = text.find_last_of(" :", slash) + 1;
+    const size_t end = text.find_first_of(". ", slash);
+    names.insert(text.substr(begin, end - begin));
   }
   std::string joined;
   for (const std::string& name : names) joined += (joined.empty() ? "" : ", ") + name;
-  return joined;
+  return joined + (link.carries ? ", writes and reads as messages" : "");
 }
 
 // -- The end -------------------------------------------------------------------------------------------------------------
 
 void UcxFabric::on_error(void* argument, ucp_ep_h, ucs_status_t status) {
   UcxLink& link = *static_cast<UcxLane*>(argument)->link;
-  link.fabric->fail(link, status);
+  link.fabric->fail(link, Errc::kDisconnected, ucs_status_string(status));
 }
 
-void UcxFabric::fail(UcxLink& link, ucs_status_t status) {
+void UcxFabric::fail(UcxLink& link, Errc why, const char* what) {
   if (link.failed) return;
   link.failed = true;
-  GENIE_LOG_DEBUG("UCX: a link broke: {}", ucs_status_string(status));
+  link.why = why;
+  link.deaf = link.deaf || why == Errc::kProtocol;
+  GENIE_LOG_DEBUG("UCX: a link broke: {}", what);
   failed_.push(link.slot);
 }
 
@@ -154,6 +171,7 @@ void UcxFabric::close(FabricLink& base, bool orderly) {
   if (link.forced) return;
   for (UcxLane& lane : link.lanes) {
     if (lane.writes != nullptr) flush_writes(lane);
+    if (lane.pieces != nullptr) send_pieces(lane);
   }
   if (!link.closing) closing_.push_back(&link);
   link.closing = true;
@@ -168,6 +186,7 @@ void UcxFabric::close(FabricLink& base, bool orderly) {
 
 void UcxFabric::close_endpoints(UcxLink& link) {
   link.forced = true;
+  drop_carried(link);
   for (UcxLane& lane : link.lanes) {
     if (lane.endpoint == nullptr) continue;
     ucp_request_param_t param{};
@@ -185,10 +204,9 @@ bool UcxFabric::look_at_closing(UcxLink& link) {
     ucp_request_free(request);
     return true;
   });
-  if (!link.closers.empty() || link.outstanding != 0) return false;
-  if (link.forced) return true;
-  close_endpoints(link);
-  return link.closers.empty();
+  if (!link.closers.empty() || link.outstanding != 0 || link.awaited != 0) return false;
+  if (!link.forced) close_endpoints(link);
+  return link.closers.empty() && link.outstanding == 0 && done_.empty();
 }
 
 }  // namespace genie::datapath::ucx

@@ -206,6 +206,36 @@ TEST_P(Killed, TheOthersDoNotNotice) {
   });
 }
 
+// What it wrote last lies unread here when it dies, half of the times because this side was away.
+TEST_P(Killed, AWriterThatDiesWhileItWritesTakesNobodyAlong) {
+  SKIP_IN_ONE_PROCESS();
+  constexpr uint32_t kRounds = 12;
+  for (uint32_t round = 0; round < kRounds; ++round) {
+    const pid_t peer = start("writer");
+    const Result<Region> region = listener()->allocate(end_, 4096, world_->after_ms(patience_ms()));
+    ASSERT_TRUE(region.ok()) << region.status().to_string();
+    Buffer key = make_buffer(sizeof(RemoteKey), 0);
+    std::memcpy(key.data(), region->remote.bytes.data(), sizeof(RemoteKey));
+    ASSERT_TRUE(listener()->send(end_, key, 0, options()).ok());
+    const volatile std::byte* const last = region->data + region->size - 1;
+    ASSERT_TRUE(run_until([&] { return *last != std::byte{0}; })) << "the peer does not write";
+    const Deadline moment = Deadline::after_ms(1 + round % 5);
+    while (!moment.expired()) {
+      if (round % 2 == 0) listener().poll();
+    }
+    kill_peer(peer);
+    await(listener(), [&](const Completion& completion) {
+      return completion.opcode == Opcode::kDisconnected && completion.endpoint == end_;
+    });
+    ASSERT_TRUE(listener()->release(region->key).ok());
+    Buffer message = make_buffer(100, round);
+    ASSERT_TRUE(client()->send(client_end_, message, round, options()).ok());
+    const Completion received = await(listener(), Opcode::kReceive);
+    EXPECT_EQ(received.immediate, round);
+    EXPECT_TRUE(holds(received.buffer.bytes(), round));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Transports, Failure, testing::ValuesIn(backends()),
                          [](const auto& info) { return info.param.name; });
 INSTANTIATE_TEST_SUITE_P(Transports, Killed, testing::ValuesIn(backends()),

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdio>
 #include <cstring>
+#include <optional>
 
 #include "tests/conformance/world.h"
 
@@ -45,16 +46,31 @@ int peer_main(int, char** argv) {
     if (!transport->send(*endpoint, key, 1, {}).ok()) return 5;
   }
   if (role == "silent") ::raise(SIGSTOP);
+  std::optional<RemoteRegion> target;
   uint32_t sent = 0;
   for (std::array<Completion, 16> completions;;) {
     const size_t count = transport->poll(completions);
     for (size_t i = 0; i < count; ++i) {
       if (completions[i].opcode == Opcode::kDisconnected) return 0;
+      if (role == "writer" && completions[i].opcode == Opcode::kReceive) {
+        RemoteKey key;
+        if (completions[i].buffer.size() != sizeof(key)) return 6;
+        std::memcpy(key.bytes.data(), completions[i].buffer.data(), sizeof(key));
+        const Result<RemoteRegion> imported = transport->import_region(*endpoint, key);
+        if (!imported.ok()) return 7;
+        target = *imported;
+      }
       completions[i] = Completion();
     }
     if (role == "chatty") {
       Buffer message = make_buffer(100, sent);
       if (transport->send(*endpoint, message, sent, {}).ok()) ++sent;
+    } else if (target.has_value()) {
+      constexpr size_t kBytes = 32;
+      for (Buffer bytes = make_buffer(kBytes, 1);
+           transport->write(*endpoint, bytes, *target, sent * kBytes % target->size, {}).ok(); ++sent) {
+        bytes = make_buffer(kBytes, 1);
+      }
     } else if (count == 0) {
       transport->wait(100'000'000);
     }
