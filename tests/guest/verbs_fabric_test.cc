@@ -307,7 +307,7 @@ TEST_F(VerbsFabricTest, AnUnsignaledTransferEndsWithTheNextSignaledOne) {
 
 TEST_F(VerbsFabricTest, AMessageComesAfterTheWritesBeforeIt) {
   ASSERT_NO_FATAL_FAILURE(start("rxe0"));
-  ASSERT_TRUE(a_.fabric->info().ordered[static_cast<size_t>(kLatency)]);
+  ASSERT_TRUE(a_.link->ordered[static_cast<size_t>(kLatency)]);
   constexpr size_t kSize = 200'000;
   const Shared shared = share(kSize);
   Result<std::unique_ptr<net::FabricMemory>> local = a_.fabric->allocate(kSize, true);
@@ -416,7 +416,7 @@ TEST_F(VerbsFabricTest, GpuMemoryThatIsNoneIsRefusedWithTheCure) {
 
 TEST_F(VerbsFabricTest, BulkIsSpreadOverTwoRails) {
   ASSERT_NO_FATAL_FAILURE(start("rxe0,rxe1"));
-  EXPECT_FALSE(a_.fabric->info().ordered[static_cast<size_t>(kBulk)]);
+  EXPECT_FALSE(a_.link->ordered[static_cast<size_t>(kBulk)]);
   EXPECT_NE(a_.fabric->describe(*a_.link).find("rxe1"), std::string::npos) << a_.fabric->describe(*a_.link);
   ASSERT_NO_FATAL_FAILURE(transfer_through([] {}));
 }
