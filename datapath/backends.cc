@@ -61,8 +61,7 @@ Result<std::vector<std::string>> parse_backends(std::string_view list) {
     begin = end + 1;
   }
   std::ranges::sort(names, {}, [](const std::string& name) { return std::ranges::find(kBackendRanks, name); });
-  const auto repeated = std::ranges::unique(names);
-  names.erase(repeated.begin(), repeated.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
   return names;
 }
 
