@@ -15,7 +15,7 @@ suites=(main install fuzz network guest sanitizers tsan tsan-torch coverage form
 declare -A about=(
   [main]="unit, conformance, frontend, end-to-end and Python tests, op_db among them, release build (build/)"
   [install]="the installed library, programs and Python package, used from outside the tree; the exported symbols"
-  [fuzz]="libFuzzer on the decoders of the wire: their corpus, then some seconds each (build-fuzz/; GENIE_FUZZ_SECONDS)"
+  [fuzz]="libFuzzer on the decoders of the wire: their corpus, then 100,000 inputs each (build-fuzz/; GENIE_FUZZ_SECONDS)"
   [network]="the conformance suite of UCX over TCP between network namespaces, over a good wire and a bad one"
   [guest]="RDMA: Soft-RoCE in virtual machines, one and two (QEMU, emulated: slow)"
   [sanitizers]="the main tests under AddressSanitizer and UndefinedBehaviorSanitizer (build-asan/)"
@@ -176,7 +176,10 @@ suite_fuzz() {
 fuzz() {
   local folder=$GENIE_ROOT/build-fuzz
   mkdir -p "$folder/corpus/$1" "$folder/found"
-  OMP_NUM_THREADS=1 "$folder/tests/fuzz/fuzz_$1" -max_total_time="${GENIE_FUZZ_SECONDS:-20}" -seed="${GENIE_TEST_SEED:-1}" \
+  # A number of runs, not of seconds: a fast machine is to see what a slow one sees.
+  local runs=()
+  [ -n "${GENIE_FUZZ_SECONDS:-}" ] || runs=(-runs=100000)
+  OMP_NUM_THREADS=1 "$folder/tests/fuzz/fuzz_$1" -max_total_time="${GENIE_FUZZ_SECONDS:-60}" "${runs[@]}" -seed="${GENIE_TEST_SEED:-1}" \
     -timeout=120 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=1 -artifact_prefix="$folder/found/$1-" \
     "$folder/corpus/$1" "$GENIE_ROOT/tests/fuzz/corpus/$1" >"$folder/$1.log" 2>&1 || { tail -n 60 "$folder/$1.log"; return 1; }
   grep -a "^stat::number_of_executed_units" "$folder/$1.log"
