@@ -58,12 +58,15 @@ inline bool holds(std::span<const std::byte> bytes, uint64_t id, size_t offset =
   return true;
 }
 
-// Storages of every size that takes a path of its own, there and back, as `first_id` and following; answers their bytes.
-inline size_t carry_every_size(Link& link, uint64_t first_id) {
+// Of each path that storages take across a network.
+inline constexpr std::array<size_t, 10> kNetworkSizes = {
+    0, 1, 255, 257, 4096, 32U << 10, (32U << 10) + 1, 256U << 10, 1'000'003, 20U << 20};
+
+// Storages of these sizes there and back, as `first_id` and following; answers their bytes.
+inline size_t carry_every_size(Link& link, uint64_t first_id, std::span<const size_t> sizes = kNetworkSizes) {
   size_t total = 0;
   uint64_t id = first_id;
-  for (const size_t size :
-       std::array<size_t, 10>{0, 1, 255, 257, 4096, 32U << 10, (32U << 10) + 1, 256U << 10, 1'000'003, 20U << 20}) {
+  for (const size_t size : sizes) {
     Submission submission;
     submission.uploads.push_back(filled(link, id, size));
     submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = size});

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "datapath/base/log.h"
+#include "datapath/base/tcp_address.h"
 #include "datapath/memory/pages.h"
 #include "datapath/net/transport_impl.h"
 

@@ -14,12 +14,12 @@
 #include <memory>
 #include <utility>
 
+#include "datapath/base/tcp_address.h"
 #include "datapath/base/waiting.h"
 
 namespace genie::datapath::net {
 namespace {
 
-constexpr std::string_view kScheme = "tcp://";
 constexpr size_t kReadBytes = size_t{16} << 10;
 
 using AddressList = std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)>;
@@ -136,17 +136,6 @@ std::string ControlSocket::peer_host() const {
   return numeric_host(peer, size);
 }
 
-Result<TcpAddress> parse_tcp_address(std::string_view address) {
-  const std::string_view rest = address.starts_with(kScheme) ? address.substr(kScheme.size()) : std::string_view();
-  const size_t colon = rest.rfind(':');
-  if (colon == std::string_view::npos || colon + 1 == rest.size()) {
-    return Status(Errc::kInvalidArgument, std::string(address) + ": not a network address; write tcp://host:port");
-  }
-  std::string_view host = rest.substr(0, colon);
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  return TcpAddress{std::string(host), std::string(rest.substr(colon + 1))};
-}
-
 Result<TcpListener> listen_tcp(std::string_view address) {
   Result<AddressList> found = resolve(address, true);
   GENIE_TRY(found.status());
@@ -160,9 +149,10 @@ Result<TcpListener> listen_tcp(std::string_view address) {
       error = errno;
       continue;
     }
-    const std::string host = text.substr(kScheme.size(), text.rfind(':') - kScheme.size());
-    std::string full = std::string(kScheme) + (host.empty() ? "*" : host) + ":" + std::to_string(port_of(fd.get()));
-    return TcpListener{std::move(fd), std::move(full)};
+    TcpAddress own = *parse_tcp_address(address);
+    if (own.host.empty()) own.host = "*";
+    own.port = std::to_string(port_of(fd.get()));
+    return TcpListener{std::move(fd), own.to_string()};
   }
   return Status(error == EADDRINUSE ? Errc::kAlreadyExists : Errc::kIo,
                 "cannot listen on " + text + ": " + std::strerror(error));

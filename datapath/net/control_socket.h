@@ -98,13 +98,6 @@ class ControlSocket {
   size_t end_ = 0;
 };
 
-// "tcp://host:port" cut in two; IPv6 hosts stand in brackets. kInvalidArgument when it is none.
-struct TcpAddress {
-  std::string host;
-  std::string port;
-};
-Result<TcpAddress> parse_tcp_address(std::string_view address);
-
 struct TcpListener {
   FileDescriptor fd;
   std::string address;  // with the port that port 0 became

@@ -10,7 +10,7 @@
 #include <memory>
 
 #include "datapath/base/file_descriptor.h"
-#include "datapath/net/control_socket.h"
+#include "datapath/base/tcp_address.h"
 
 namespace genie::datapath::ucx {
 namespace {
@@ -32,10 +32,6 @@ bool same_host(const sockaddr& a, const sockaddr& b) {
                      &reinterpret_cast<const sockaddr_in6&>(b).sin6_addr, sizeof(in6_addr)) == 0;
 }
 
-bool is_any(std::string_view host) {
-  return host.empty() || host == "*" || host == "0.0.0.0" || host == "::" || host == "[::]";
-}
-
 // The device that has this address.
 std::string device_of(const sockaddr& address) {
   ifaddrs* list = nullptr;
@@ -50,8 +46,8 @@ std::string device_of(const sockaddr& address) {
 }  // namespace
 
 std::string device_towards(std::string_view text) {
-  const Result<net::TcpAddress> address = net::parse_tcp_address(text);
-  if (!address.ok() || is_any(address->host) || has_rdma_devices()) return {};
+  const Result<TcpAddress> address = parse_tcp_address(text);
+  if (!address.ok() || address->is_any() || has_rdma_devices()) return {};
   addrinfo hints{};
   hints.ai_socktype = SOCK_DGRAM;
   addrinfo* found = nullptr;

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "datapath/backends.h"
+#include "datapath/base/tcp_address.h"
 
 namespace genie::node {
 namespace {
@@ -28,10 +29,8 @@ bool parse_number(std::string_view text, Number least, Number most, Number& out)
 }
 
 bool is_tcp(const std::string& value) {
-  const size_t colon = value.rfind(':');
-  uint64_t port = 0;
-  return value.starts_with("tcp://") && colon != std::string::npos && colon > 6 &&
-         parse_number<uint64_t>(std::string_view(value).substr(colon + 1), 0, 65535, port);
+  const Result<datapath::TcpAddress> address = datapath::parse_tcp_address(value);
+  return address.ok() && !address->host.empty() && address->port_number().has_value();
 }
 
 Status set_listen(const std::string& value, const std::string& where, NodeConfig& config) {

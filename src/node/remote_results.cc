@@ -33,9 +33,9 @@ Status RemoteSession::order_fetches(datapath::Transport& transport, const wire::
 Result<RemoteSession::Target> RemoteSession::target_of(const wire::FetchEntry& entry) const {
   if (entry.window == wire::kNoWindow) return Target();
   const auto found = windows_.find(entry.window);
-  const bool inside =
-      found != windows_.end() && entry.place <= found->second->size && entry.size <= found->second->size - entry.place;
-  if (!inside) return Status(Errc::kProtocol, "a result is wanted beyond its window");
+  if (found == windows_.end() || !fits(entry.place, entry.size, found->second->size)) {
+    return Status(Errc::kProtocol, "a result is wanted beyond its window");
+  }
   if (found->second->data != nullptr) return Status(Errc::kProtocol, "a result is wanted in a window for uploads");
   return Target{found->second, entry.place};
 }

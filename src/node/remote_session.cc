@@ -14,10 +14,6 @@ constexpr uint64_t kSendDeadlineMs = 3'600'000;
 
 Status violation(const std::string& what) { return {Errc::kProtocol, what}; }
 
-bool fits(uint64_t offset, uint64_t size, uint64_t within) noexcept {
-  return offset <= within && size <= within - offset;
-}
-
 }  // namespace
 
 RemoteSession::RemoteSession(RemoteSessionOptions options, std::shared_ptr<SessionState> state, Device& device,

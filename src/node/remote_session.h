@@ -30,6 +30,11 @@ struct SharedMemoryCounters {
   std::atomic<uint64_t> bytes{0};
 };
 
+// Whether [offset, offset + size) lies in [0, within), whatever a client says.
+constexpr bool fits(uint64_t offset, uint64_t size, uint64_t within) noexcept {
+  return offset <= within && size <= within - offset;
+}
+
 struct RemoteSessionOptions {
   std::string id;     // secret, names the session on the control plane
   std::string token;  // presented by the data connection

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "datapath/base/log.h"
+#include "datapath/base/tcp_address.h"
 #include "src/control/host_id.h"
 
 namespace genie::node {
@@ -64,20 +65,16 @@ Status make_socket_folder(const std::string& uri) {
 }
 
 // tcp://host:7000 and 2: tcp://host:7002. Any free port stays that.
-Result<std::string> nth_port(const std::string& uri, unsigned long nth) {
-  constexpr unsigned long kLastPort = 65'535;
-  const size_t colon = uri.rfind(':');
-  const unsigned long port = std::strtoul(uri.c_str() + colon + 1, nullptr, 10);
+Result<std::string> nth_port(const std::string& uri, size_t nth) {
+  Result<datapath::TcpAddress> address = datapath::parse_tcp_address(uri);
+  GENIE_TRY(address.status());
+  const size_t port = address->port_number().value_or(0);
   if (port == 0) return uri;
-  if (port + nth > kLastPort) {
+  if (port + nth > UINT16_MAX) {
     return Status(Errc::kConfig, "data_listen: " + uri + " leaves no port for a further transport: choose a lower one");
   }
-  return uri.substr(0, colon + 1) + std::to_string(port + nth);
-}
-
-bool is_loopback(std::string_view address) {
-  return address.starts_with("tcp://127.") || address.starts_with("tcp://[::1]") ||
-         address.starts_with("tcp://localhost");
+  address->port = std::to_string(port + nth);
+  return address->to_string();
 }
 
 }  // namespace
@@ -108,9 +105,11 @@ Status NodeServer::start_planes() {
   GENIE_TRY(names.status());
   const bool chooses = options_.transport == "auto";
   const bool reachable = !options_.data_listen.empty() || !listened_on("tcp://").empty();
+  size_t networks = 0;  // that are named, whichever of them work here: firewalls know the ports
   for (const std::string& name : *names) {
     if (chooses && name != "shm" && !reachable) continue;
-    const Status started = start_plane(name, chooses);
+    const Result<std::string> where = name == "shm" ? shm_place() : network_place(networks++);
+    const Status started = where ? start_plane(name, *where, chooses) : where.status();
     if (started.ok()) continue;
     if (!chooses || planes_.empty()) return started;
     if (started.code() == Errc::kUnsupported) {
@@ -122,18 +121,16 @@ Status NodeServer::start_planes() {
   return {};
 }
 
-Status NodeServer::start_plane(const std::string& name, bool by_itself) {
-  const Result<std::string> where = data_place(name);
-  GENIE_TRY(where.status());
+Status NodeServer::start_plane(const std::string& name, const std::string& where, bool by_itself) {
   Result<std::unique_ptr<DataPlane>> plane = DataPlane::start(
-      {.transport = name, .listen = *where, .backend = options_.backend, .busy_polling = options_.busy_polling}, *node_,
+      {.transport = name, .listen = where, .backend = options_.backend, .busy_polling = options_.busy_polling}, *node_,
       table_);
   if (plane) {
-    if (by_itself && name == "ucx" && !is_loopback((*plane)->address())) {
+    const Result<datapath::TcpAddress> address = datapath::parse_tcp_address((*plane)->address());
+    if (by_itself && name == "ucx" && !(address && address->is_loopback())) {
       GENIE_LOG_WARN(
           "node '{}' offers UCX at {}: whoever can reach that address must be trusted, as over TCP UCX itself asks for "
-          "no "
-          "token; --transport shm leaves it out, --data-listen puts it on a network of your own",
+          "no token; --transport shm leaves it out, --data-listen puts it on a network of your own",
           options_.node.name, (*plane)->address());
     }
     planes_.push_back(std::move(*plane));
@@ -144,20 +141,9 @@ Status NodeServer::start_plane(const std::string& name, bool by_itself) {
     return plane.status();
   }
   // The address that the user gave.
-  const bool beside = where->ends_with(".data") && data_folder_.empty();
-  const std::string given = where->substr(0, where->size() - (beside ? 5 : 0));
+  const bool beside = where.ends_with(".data") && data_folder_.empty();
+  const std::string given = where.substr(0, where.size() - (beside ? 5 : 0));
   return {plane.code(), given + ": its data socket: " + std::string(plane.status().text())};
-}
-
-// The same whichever of them work here: firewalls know the ports.
-unsigned long NodeServer::place_among_networks(const std::string& transport) const {
-  const Result<std::vector<std::string>> names = datapath::parse_backends(options_.transport);
-  unsigned long place = 0;
-  for (const std::string& name : *names) {
-    if (name == transport) break;
-    if (name != "shm") ++place;
-  }
-  return place;
 }
 
 std::string NodeServer::listened_on(std::string_view scheme) const {
@@ -166,13 +152,14 @@ std::string NodeServer::listened_on(std::string_view scheme) const {
   return found == options_.listen.end() ? std::string() : *found;
 }
 
-// Where clients find a data endpoint: beside the control plane.
-Result<std::string> NodeServer::data_place(const std::string& transport) {
-  if (transport != "shm") {
-    if (!options_.data_listen.empty()) return nth_port(options_.data_listen, place_among_networks(transport));
-    const std::string control = listened_on("tcp://");
-    return control.empty() ? std::string("tcp://127.0.0.1:0") : control.substr(0, control.rfind(':')) + ":0";
-  }
+// Data endpoints are beside the control plane, where nothing else is said.
+Result<std::string> NodeServer::network_place(size_t nth) const {
+  if (!options_.data_listen.empty()) return nth_port(options_.data_listen, nth);
+  const std::string control = listened_on("tcp://");
+  return control.empty() ? std::string("tcp://127.0.0.1:0") : control.substr(0, control.rfind(':')) + ":0";
+}
+
+Result<std::string> NodeServer::shm_place() {
   if (const std::string control = listened_on("unix:"); !control.empty()) return control + ".data";
   Result<std::string> folder = make_private_folder();
   GENIE_TRY(folder.status());

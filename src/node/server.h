@@ -61,10 +61,10 @@ class NodeServer final : public control::ControlHandler {
   explicit NodeServer(ServerOptions options) : options_(std::move(options)) {}
   Status start_planes();
   // `by_itself`: nobody named it.
-  Status start_plane(const std::string& name, bool by_itself);
-  unsigned long place_among_networks(const std::string& transport) const;
+  Status start_plane(const std::string& name, const std::string& where, bool by_itself);
   std::string listened_on(std::string_view scheme) const;
-  Result<std::string> data_place(const std::string& transport);
+  Result<std::string> network_place(size_t nth) const;
+  Result<std::string> shm_place();
   Status check_versions(const control::OpenOrder& order) const;
 
   const ServerOptions options_;

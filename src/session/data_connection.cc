@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "datapath/base/log.h"
+#include "datapath/base/tcp_address.h"
 #include "src/control/host_id.h"
 
 namespace genie::session {
@@ -16,14 +17,11 @@ constexpr uint64_t kSliceNs = 10'000'000;
 
 // A node that listens on all its addresses does not know by which one this side reaches it: by that of its control plane.
 std::string reachable(const std::string& data_address, std::string_view uri) {
-  constexpr std::string_view kScheme = "tcp://";
-  const auto host_of = [&](std::string_view address) {
-    return address.substr(kScheme.size(), address.rfind(':') - kScheme.size());
-  };
-  if (!data_address.starts_with(kScheme) || !uri.starts_with(kScheme)) return data_address;
-  const std::string_view host = host_of(data_address);
-  if (host != "0.0.0.0" && host != "*" && host != "[::]" && !host.empty()) return data_address;
-  return std::string(kScheme) + std::string(host_of(uri)) + data_address.substr(data_address.rfind(':'));
+  Result<datapath::TcpAddress> data = datapath::parse_tcp_address(data_address);
+  const Result<datapath::TcpAddress> control = datapath::parse_tcp_address(uri);
+  if (!data || !control || !data->is_any()) return data_address;
+  data->host = control->host;
+  return data->to_string();
 }
 
 std::string offered(const control::OpenAnswer& answer) {

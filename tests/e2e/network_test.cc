@@ -9,6 +9,7 @@
 
 #include "datapath/ucx/ucx_fabric.h"
 #include "tests/e2e/node_process.h"
+#include "tests/e2e/node_steps.h"
 #include "tests/e2e/template_builder.h"
 #include "tests/link_steps.h"
 
@@ -154,19 +155,7 @@ TEST_F(Network, AComputedResultIsWrittenFromWhereItIs) {
 }
 
 TEST_F(Network, ResultsOutliveTheLinkAndTheNode) {
-  auto node = std::make_unique<NodeProcess>(flags());
-  ASSERT_TRUE(node->wait_ready()) << node->errors();
-  auto link = open(*node);
-  Submission submission;
-  submission.uploads.push_back(filled(*link, 1, 1U << 20));
-  submission.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = 1U << 20});
-  auto ticket = submit(*link, std::move(submission));
-  std::unique_ptr<Fetched> result = std::move(ticket->outcome().fetched[0]);
-  ticket.reset();
-  link.reset();
-  node.reset();
-  EXPECT_TRUE(holds(result->bytes(), 1));
-  std::memset(result->bytes().data(), 0, result->bytes().size());
+  test::expect_results_outlive(std::make_unique<NodeProcess>(flags()));
 }
 
 TEST_F(Network, ResultsAreKeptApartAndTheirPlacesUsedAgain) {

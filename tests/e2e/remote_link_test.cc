@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/e2e/node_process.h"
+#include "tests/e2e/node_steps.h"
 #include "tests/link_steps.h"
 
 namespace genie::session {
@@ -28,22 +29,8 @@ TEST(RemoteLink, CarriesBytesOfEverySizeBothWays) {
   EXPECT_EQ(link->node().devices.at(0).kind, "cpu");
   const std::vector<size_t> sizes{0,          1,         255,      256, 257, 4096, 100'000, (256U << 10) - 1,
                                   256U << 10, 1'000'003, 20U << 20};
-  uint64_t id = 1;
-  for (const size_t size : sizes) {
-    Submission submission;
-    submission.uploads.push_back(filled(*link, id, size));
-    submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = size});
-    submission.fetches.push_back({.storage = {id, 0}, .offset = size / 2, .size = size - size / 2});
-    const auto ticket = submit(*link, std::move(submission));
-    ASSERT_TRUE(ticket->outcome().status.ok()) << size << ": " << ticket->outcome().status.to_string();
-    ASSERT_EQ(ticket->outcome().fetched.size(), 2U);
-    EXPECT_EQ(ticket->outcome().fetched[0]->bytes().size(), size);
-    EXPECT_TRUE(holds(ticket->outcome().fetched[0]->bytes(), id)) << size;
-    EXPECT_TRUE(holds(ticket->outcome().fetched[1]->bytes(), id, size / 2)) << size;
-    ++id;
-  }
+  const size_t total = carry_every_size(*link, 1, sizes);
   const LinkCounters counters = link->counters();
-  const size_t total = std::accumulate(sizes.begin(), sizes.end(), size_t{0});
   const size_t small = std::accumulate(sizes.begin(), sizes.begin() + 8, size_t{0});
   EXPECT_EQ(counters.uploads, sizes.size());
   EXPECT_EQ(counters.upload_bytes, total);
@@ -54,21 +41,7 @@ TEST(RemoteLink, CarriesBytesOfEverySizeBothWays) {
   EXPECT_EQ(counters.fetches, 2 * sizes.size());
 }
 
-TEST(RemoteLink, ResultsOutliveTheLinkAndTheNode) {
-  auto node = std::make_unique<NodeProcess>();
-  ASSERT_TRUE(node->wait_ready()) << node->errors();
-  auto link = open(*node);
-  Submission submission;
-  submission.uploads.push_back(filled(*link, 1, 1U << 20));
-  submission.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = 1U << 20});
-  auto ticket = submit(*link, std::move(submission));
-  std::unique_ptr<Fetched> result = std::move(ticket->outcome().fetched[0]);
-  ticket.reset();
-  link.reset();
-  node.reset();
-  EXPECT_TRUE(holds(result->bytes(), 1));
-  std::memset(result->bytes().data(), 0, result->bytes().size());
-}
+TEST(RemoteLink, ResultsOutliveTheLinkAndTheNode) { test::expect_results_outlive(std::make_unique<NodeProcess>()); }
 
 TEST(RemoteLink, WhatTheProgramWroteDoesNotHideTheNextResult) {
   NodeProcess node;

@@ -31,34 +31,19 @@
 
 #include "datapath/base/clock.h"
 #include "datapath/base/file_descriptor.h"
+#include "tests/network/faults.h"
 
 namespace {
 
 using genie::now_ns;
 using genie::datapath::FileDescriptor;
+using genie::test::Faults;
+using genie::test::WireCounters;
 
 constexpr size_t kFrameBytesMax = size_t{64} << 10;
 constexpr size_t kHeldMax = 20'000;  // frames in flight in one direction; more are lost, as in any queue
 constexpr int kSocketBytes = 32 << 20;
 constexpr uint64_t kReorderNs = 2'000'000;  // for so long a frame is held back for others to overtake it
-
-struct Faults {
-  double loss = 0;
-  uint64_t delay_us = 0;
-  uint64_t jitter_us = 0;
-  double reorder = 0;
-  double duplicate = 0;
-  uint64_t seed = 0;
-};
-
-struct Counters {
-  uint64_t forwarded = 0;   // frames that went on, copies included
-  uint64_t lost = 0;        // by the seed
-  uint64_t reordered = 0;   // forwarded after one that had come later
-  uint64_t duplicated = 0;  // copies that were made
-  uint64_t cut = 0;         // thrown away while the wire was cut
-  uint64_t overflowed = 0;  // no room, or the far interface did not take it
-};
 
 [[noreturn]] void fail(const std::string& what) { throw std::runtime_error(what + ": " + std::strerror(errno)); }
 
@@ -93,7 +78,7 @@ FileDescriptor open_interface(const std::string& name) {
 // Frames from one interface to the other.
 class Direction {
  public:
-  Direction(int in, int out, const Faults& faults, uint64_t seed, Counters& counters)
+  Direction(int in, int out, const Faults& faults, uint64_t seed, WireCounters& counters)
       : in_(in), out_(out), faults_(faults), random_(seed), counters_(counters) {}
 
   int in() const { return in_; }
@@ -193,7 +178,7 @@ class Direction {
   const int out_;
   const Faults faults_;
   std::mt19937_64 random_;
-  Counters& counters_;
+  WireCounters& counters_;
   std::vector<Held> held_;  // a heap, the earliest first
   uint64_t received_ = 0;
   uint64_t newest_ = 0;
@@ -203,11 +188,11 @@ class Direction {
 
 class Relay {
  public:
-  Relay(const std::string& left, const std::string& right, const Faults& faults)
+  Relay(const std::string& left, const std::string& right, const Faults& faults, uint64_t seed)
       : left_(open_interface(left)),
         right_(open_interface(right)),
-        directions_{Direction(left_.get(), right_.get(), faults, faults.seed, counters_),
-                    Direction(right_.get(), left_.get(), faults, faults.seed + 1, counters_)} {}
+        directions_{Direction(left_.get(), right_.get(), faults, seed, counters_),
+                    Direction(right_.get(), left_.get(), faults, seed + 1, counters_)} {}
 
   // Until stdin ends.
   void run() {
@@ -260,7 +245,7 @@ class Relay {
     std::fflush(stdout);
   }
 
-  Counters counters_;
+  WireCounters counters_;
   const FileDescriptor left_;
   const FileDescriptor right_;
   std::array<Direction, 2> directions_;
@@ -273,7 +258,8 @@ class Relay {
 int main(int argc, char** argv) {
   CLI::App app("A wire with faults between two network interfaces.");
   std::string left, right;
-  Faults faults{.seed = std::random_device{}()};
+  Faults faults;
+  uint64_t seed = std::random_device{}();
   app.add_option("--left", left, "Interface")->required();
   app.add_option("--right", right, "Interface")->required();
   app.add_option("--loss", faults.loss, "Share of frames that are lost")->check(CLI::Range(0.0, 1.0));
@@ -281,12 +267,12 @@ int main(int argc, char** argv) {
   app.add_option("--jitter-us", faults.jitter_us, "and up to so much longer");
   app.add_option("--reorder", faults.reorder, "Share that is held back 2 ms longer")->check(CLI::Range(0.0, 1.0));
   app.add_option("--duplicate", faults.duplicate, "Share that comes twice")->check(CLI::Range(0.0, 1.0));
-  app.add_option("--seed", faults.seed, "Of the faults");
+  app.add_option("--seed", seed, "Of the faults");
   CLI11_PARSE(app, argc, argv);
   ::prctl(PR_SET_TIMERSLACK, 1000UL);
   try {
-    Relay relay(left, right, faults);
-    std::printf("seed=%lu\n", faults.seed);
+    Relay relay(left, right, faults, seed);
+    std::printf("seed=%lu\n", seed);
     std::fflush(stdout);
     relay.run();
   } catch (const std::exception& error) {

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "datapath/base/file_descriptor.h"
+#include "tests/network/faults.h"
 #include "tests/network/namespaces.h"
 
 namespace genie::test {
@@ -34,24 +35,6 @@ void go_there();
 class VisitThere : public Visit {
  public:
   VisitThere();
-};
-
-struct Faults {
-  double loss = 0;
-  unsigned delay_us = 0;
-  unsigned jitter_us = 0;
-  double reorder = 0;
-  double duplicate = 0;
-};
-
-// Of the relay; relay.cc says what each counts.
-struct WireCounters {
-  uint64_t forwarded = 0;
-  uint64_t lost = 0;
-  uint64_t reordered = 0;
-  uint64_t duplicated = 0;
-  uint64_t cut = 0;
-  uint64_t overflowed = 0;
 };
 
 // One at a time.

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "datapath/base/tcp_address.h"
 #include "tools/doctor/doctor.h"
 
 namespace genie::doctor {
@@ -26,23 +27,14 @@ std::optional<double> core_quota(const Host& host) {
   return static_cast<double>(*quota) / static_cast<double>(*period);
 }
 
-struct TcpAddress {
-  std::string host;
-  uint32_t port = 0;
-};
-
-std::optional<TcpAddress> tcp_address(std::string_view uri) {
-  if (!uri.starts_with("tcp://")) return std::nullopt;
-  uri.remove_prefix(6);
-  const size_t colon = uri.rfind(':');
-  if (colon == std::string_view::npos || colon == 0) return std::nullopt;
-  const auto port = leading_number(uri.substr(colon + 1));
-  if (!port || *port > 65535) return std::nullopt;
-  return TcpAddress{std::string(uri.substr(0, colon)), static_cast<uint32_t>(*port)};
+std::optional<datapath::TcpAddress> tcp_address(std::string_view uri) {
+  const Result<datapath::TcpAddress> address = datapath::parse_tcp_address(uri);
+  if (!address || address->host.empty() || !address->port_number()) return std::nullopt;
+  return *address;
 }
 
 // The listening address in /proc/net/tcp ("0100007F:1F90") that stands in the way of `wanted`; empty when none does.
-std::string listener_on(const Host& host, const TcpAddress& wanted) {
+std::string listener_on(const Host& host, const datapath::TcpAddress& wanted) {
   in_addr numeric{};
   const bool ipv4 = ::inet_pton(AF_INET, wanted.host.c_str(), &numeric) == 1;
   const std::string mine = fmt::format("{:08X}", numeric.s_addr);
@@ -56,7 +48,7 @@ std::string listener_on(const Host& host, const TcpAddress& wanted) {
       const std::string_view digits = columns[1].substr(colon + 1);
       uint32_t port = 0;
       std::from_chars(digits.data(), digits.data() + digits.size(), port, 16);
-      if (port != wanted.port) continue;
+      if (port != wanted.port_number()) continue;
       // Two different addresses of IPv4 do not meet; all others are taken to.
       const bool any = address.find_first_not_of('0') == std::string_view::npos;
       if (ipv4 && numeric.s_addr != 0 && !any && address.size() == 8 && address != mine) continue;
@@ -85,30 +77,31 @@ PortRange ephemeral_ports(const Host& host) {
   return {leading_number(columns[0]).value_or(range.first), leading_number(columns[1]).value_or(range.last)};
 }
 
-Line tcp_line(const Host& host, const TcpAddress& address) {
-  Line line{"ports.listen", Level::kOk, fmt::format("{}:{} is free", address.host, address.port), ""};
+Line tcp_line(const Host& host, const datapath::TcpAddress& address) {
+  const uint32_t port = address.port_number().value_or(0);
+  Line line{"ports.listen", Level::kOk, fmt::format("{}:{} is free", address.host, port), ""};
   const PortRange ephemeral = ephemeral_ports(host);
-  if (address.port == 0) {
+  if (port == 0) {
     line.text = "port 0: the system chooses a free one";
     return line;
   }
   if (const std::string taken = listener_on(host, address); !taken.empty()) {
     line.level = Level::kFail;
-    line.text = fmt::format("{}:{} is taken: something listens there already", address.host, address.port);
-    line.cure = fmt::format("'ss -tlnp sport = :{}' names it (a running genie-node?); stop it or choose another port",
-                            address.port);
-  } else if (address.port < host.number("/proc/sys/net/ipv4/ip_unprivileged_port_start").value_or(1024) &&
+    line.text = fmt::format("{}:{} is taken: something listens there already", address.host, port);
+    line.cure =
+        fmt::format("'ss -tlnp sport = :{}' names it (a running genie-node?); stop it or choose another port", port);
+  } else if (port < host.number("/proc/sys/net/ipv4/ip_unprivileged_port_start").value_or(1024) &&
              !has_capability(host, kCapNetBindService)) {
     line.level = Level::kFail;
-    line.text = fmt::format("port {} is for privileged programs only", address.port);
+    line.text = fmt::format("port {} is for privileged programs only", port);
     line.cure = "choose a port from 1024 on";
-  } else if (address.port >= ephemeral.first && address.port <= ephemeral.last &&
-             !listed(host.text("/proc/sys/net/ipv4/ip_local_reserved_ports").value_or(""), address.port)) {
+  } else if (port >= ephemeral.first && port <= ephemeral.last &&
+             !listed(host.text("/proc/sys/net/ipv4/ip_local_reserved_ports").value_or(""), port)) {
     line.level = Level::kWarn;
     line.text = fmt::format("{}:{} is free, but the system gives ports {} to {} to outgoing connections", address.host,
-                            address.port, ephemeral.first, ephemeral.last);
-    line.cure = fmt::format("choose a port below {}, or sysctl net.ipv4.ip_local_reserved_ports={}", ephemeral.first,
-                            address.port);
+                            port, ephemeral.first, ephemeral.last);
+    line.cure =
+        fmt::format("choose a port below {}, or sysctl net.ipv4.ip_local_reserved_ports={}", ephemeral.first, port);
   }
   return line;
 }
