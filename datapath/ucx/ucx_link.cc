@@ -117,11 +117,15 @@ Status UcxFabric::connect(FabricLink& base, std::span<const std::byte> peer_addr
   }
   std::vector<std::byte> worker(peer.worker_bytes + kAddressPadding);
   std::memcpy(worker.data(), peer_address.data() + sizeof(peer), peer.worker_bytes);
+  Status connected;
   {
     const QuietUcx quiet;  // it tells of the refusal as of an error
-    link.peer_errors = connect_lane(link.lanes[0], worker.data(), true).ok();
+    connected = connect_lane(link.lanes[0], worker.data(), true);
   }
-  if (!link.peer_errors) GENIE_TRY(connect_lane(link.lanes[0], worker.data(), false));
+  link.peer_errors = connected.ok();
+  // Shared memory cannot tell of its peer's death. A network that fails must not become it on one side.
+  if (!connected.ok() && shared_memory_) connected = connect_lane(link.lanes[0], worker.data(), false);
+  GENIE_TRY(std::move(connected));
   for (uint32_t lane = 0; lane < kLaneCount; ++lane) {
     if (lane != 0) GENIE_TRY(connect_lane(link.lanes[lane], worker.data(), link.peer_errors));
     link.lanes[lane].tag = {.link = peer.link << kLaneBits | lane, .generation = peer.generation, .nonce = peer.nonce};
