@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <mutex>
+#include <set>
 
 #include "src/executor/guard_operands.h"
 #include "src/executor/guard_tables.h"
@@ -98,6 +100,22 @@ void want_bags_by_offset(const at::Tensor& offsets, int64_t indices, int64_t bag
        "there are more offsets than bags");
 }
 
+// The kernel writes machine code for each width of a row and keeps it for good, about 4 bytes per column, which no session's
+// quota counts. What all sessions of this process may have written for wide rows together is bounded.
+void want_code_for(int64_t columns) {
+  constexpr int64_t kNarrow = 1024;  // all of these together take some MB
+  constexpr int64_t kMostInAll = int64_t{1} << 26;
+  if (columns <= kNarrow) return;
+  static std::mutex mutex;
+  static std::set<int64_t> written;
+  static int64_t in_all = 0;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (written.contains(columns)) return;
+  want(columns <= kMostInAll - in_all, "the table's rows are too long for the memory that this node has for code");
+  written.insert(columns);
+  in_all += columns;
+}
+
 // (weight, indices, offsets, scale, mode, sparse, per_sample_weights, include_last_offset, padding_idx)
 void embedding_bag(const Stack& stack) {
   const Operands call(stack);
@@ -109,6 +127,7 @@ void embedding_bag(const Stack& stack) {
   want(call.tensor(2).numel() > 0 || (indices.numel() == 0 && !call.flag(7)), "indices without a bag");
   want(call.number(4) >= 0 && call.number(4) <= 2, "an unknown mode");
   if (call.has(6)) want(call.tensor(6).sizes() == indices.sizes(), "the weights are not one per index");
+  want_code_for(weight.size(1));
 }
 
 struct Bags {

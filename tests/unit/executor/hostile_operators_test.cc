@@ -205,6 +205,9 @@ std::vector<Row> embedding_rows() {
     rows.push_back({name,
                     {table, picks, offsets, false, 0, false, none(), false, -1},
                     {{1, wild}, {2, nothing}, {2, longs({0, 9})}, {2, longs({2, 0})}, {4, 7}, {6, floats({1})}}});
+    rows.push_back({name,
+                    {table, nothing, longs({0}), false, 0, false, none(), false, -1},
+                    {{0, at::zeros({0, int64_t{1} << 27})}}});
   }
   rows.push_back(
       {"aten::_embedding_bag_backward",
