@@ -11,11 +11,12 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-suites=(main install fuzz network guest sanitizers tsan tsan-torch coverage format)
+suites=(main install fuzz dtypes network guest sanitizers tsan tsan-torch coverage format)
 declare -A about=(
   [main]="unit, conformance, frontend, end-to-end and Python tests, op_db among them, release build (build/)"
   [install]="the installed library, programs and Python package, used from outside the tree; the exported symbols"
   [fuzz]="libFuzzer on the decoders of the wire: their corpus, then 100,000 inputs each (build-fuzz/; GENIE_FUZZ_SECONDS)"
+  [dtypes]="op_db in every other dtype of the CPU, from bool to complex128: about an hour of a core"
   [network]="the conformance suite of UCX over TCP between network namespaces, over a good wire and a bad one"
   [guest]="RDMA: Soft-RoCE in virtual machines, one and two (QEMU, emulated: slow)"
   [sanitizers]="the main tests under AddressSanitizer and UndefinedBehaviorSanitizer (build-asan/)"
@@ -89,6 +90,11 @@ release_build() {
 suite_main() {
   release_build
   run_meson_tests main build --suite main --suite python
+}
+
+suite_dtypes() {
+  release_build
+  run_meson_tests dtypes build --suite dtypes
 }
 
 suite_network() {

@@ -219,7 +219,8 @@ def main():
         uri = "embedded:"
         if arguments.node:
             node, uri = start_node(arguments.node, folder)
-        session = genie.connect(uri)
+        # One operator of half precision may take a minute.
+        session = genie.connect(uri, progress_timeout_ms=600_000)
         passed, failed = 0, []
         try:
             for number, op in enumerate(op_db):
