@@ -222,10 +222,11 @@ Result<std::vector<std::unique_ptr<Device>>> open_devices(const VerbsOptions& op
   const DeviceList list(ibv_get_device_list(&count));
   const std::span<ibv_device* const> all(list.get(), list == nullptr ? 0 : static_cast<size_t>(count));
   if (all.empty()) {
-    return Status(
-        options.devices.empty() ? Errc::kUnsupported : Errc::kConfig,
+    const std::string missing =
         "this machine has no RDMA device: load its driver (mlx5_ib; rdma_rxe for Soft-RoCE), see 'genie doctor', "
-        "or use another transport");
+        "or use another transport";
+    if (options.devices.empty()) return Status(Errc::kUnsupported, missing);
+    return Status(Errc::kConfig, "RDMA device '" + options.devices + "' is wanted, but " + missing);
   }
   std::vector<std::unique_ptr<Device>> opened;
   if (options.devices.empty()) {

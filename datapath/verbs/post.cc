@@ -17,7 +17,6 @@ constexpr size_t kSpreadBytes = size_t{16} << 10;
 constexpr uint32_t kMessagesPerCompletion = 16;
 static_assert(kMessagesPerCompletion < net::kReservedMessages * 8 && kMessagesPerCompletion * 2 < kSlots);
 constexpr size_t kStagingPlaces = 8;
-constexpr auto kBulk = static_cast<size_t>(TransferClass::kBulk);
 
 }  // namespace
 

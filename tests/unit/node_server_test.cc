@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "datapath/ucx/ucx_fabric.h"
+#include "datapath/verbs/verbs_fabric.h"
 #include "src/protocol/session_messages.h"
 #include "src/session/link.h"
 
@@ -280,6 +281,27 @@ TEST_F(Server, IdleSessionsAreCheap) {
   RecordProperty("bytes_per_idle_session", std::to_string(each));
   EXPECT_LT(each, 400'000U);
   EXPECT_EQ(server_->report().regions, 0U);
+}
+
+// On both sides: what is named must be there, and what is not named is not needed.
+TEST_F(Server, AnRdmaDeviceThatIsNotThereIsNamed) {
+  if (!datapath::verbs_compiled_in()) GTEST_SKIP() << "this build has no verbs";
+  ServerOptions options;
+  options.transport = "verbs";
+  options.listen = {uri()};
+  options.backend.verbs_devices = "nosuch7:1";
+  const auto refused = NodeServer::start(std::move(options));
+  EXPECT_EQ(refused.code(), Errc::kConfig) << refused.status().to_string();
+  EXPECT_NE(refused.status().text().find("nosuch7"), std::string_view::npos) << refused.status().to_string();
+
+  serve();
+  session::LinkOptions wanting;
+  wanting.rdma_devices = "nosuch7:1";
+  EXPECT_TRUE(session::Link::open(uri(), wanting).ok()) << "shared memory serves both";
+  wanting.transport = "verbs";
+  const auto link = session::Link::open(uri(), wanting);
+  ASSERT_FALSE(link.ok());
+  EXPECT_NE(link.status().text().find("verbs"), std::string_view::npos) << link.status().to_string();
 }
 
 }  // namespace

@@ -245,6 +245,24 @@ INSTANTIATE_TEST_SUITE_P(
              "verbs needs",
              "rdma link add rxe0",
              {.transport = "verbs"}},
+        Case{"NoDeviceForAListWithVerbs",
+             [](Tree& t) {
+               t.remove("/sys/class/infiniband");
+               for (const char* nic : {"0000:3b:00.0", "0000:3b:00.1"})
+                 t.remove(std::string("/sys/bus/pci/devices/") + nic);
+             },
+             "rdma.devices",
+             Level::kFail,
+             "verbs needs",
+             "rdma link add rxe0",
+             {.transport = "shm,verbs"}},
+        Case{"AnUnknownTransportInAList",
+             [](Tree&) {},
+             "transport",
+             Level::kFail,
+             "pigeon",
+             "choose a transport",
+             {.transport = "shm,pigeon"}},
         Case{"NoDriver", [](Tree& t) { t.remove("/sys/class/infiniband"); }, "rdma.devices", Level::kWarn,
              "0000:3b:00.0 can do RDMA", "modprobe mlx5_ib"},
         Case{"ContainerWithoutDevice", [](Tree& t) { t.remove("/dev/infiniband/uverbs0"); }, "rdma.devices",
