@@ -25,16 +25,17 @@ using genie::bench::Registration;
 struct Subcommand {
   const char* name;
   const char* what;
+  std::vector<std::string> transports = {};  // that --transport may name; none: there is no such option
 };
 
-constexpr Subcommand kSubcommands[] = {
+const Subcommand kSubcommands[] = {
     {"capture", "capturing operations, beside eager and libtorch's lazy backend"},
     {"queue", "the lock-free queues, beside Boost.Lockfree, moodycamel and rte_ring"},
-    {"transfer", "moving bytes: bandwidth, latency and message rate per transport"},
-    {"invoke", "the round trip of one template invocation"},
-    {"upload", "bytes from client tensors to a node"},
-    {"fetch", "bytes from a node to client tensors"},
-    {"e2e", "whole models on a node, beside local eager"},
+    {"transfer", "moving bytes: bandwidth, latency and message rate per transport", {"shm", "ucx", "verbs"}},
+    {"invoke", "the round trip of one template invocation", {"shm", "ucx", "verbs", "embedded"}},
+    {"upload", "bytes from client tensors to a node", {"shm", "ucx", "verbs", "embedded"}},
+    {"fetch", "bytes from a node to client tensors", {"shm", "ucx", "verbs", "embedded"}},
+    {"e2e", "whole models on a node, beside local eager", {"shm", "ucx", "verbs"}},
 };
 
 constexpr int kExitFailed = 1;
@@ -47,8 +48,6 @@ void add_model_option(CLI::App& command, genie::bench::Options& options) {
 }
 
 void add_transfer_options(CLI::App& command, genie::bench::Options& options) {
-  command.add_option("--transport", options.transports, "only over this transport; may be repeated")
-      ->check(CLI::IsMember({"shm", "ucx", "verbs"}));
   command.add_option("--op", options.ops, "only this operation; may be repeated")
       ->check(CLI::IsMember({"write", "read", "send"}));
   command.add_option_function<std::string>(
@@ -121,6 +120,10 @@ int main(int argc, char** argv) {
                         "write the rows to this file, and plots of those over sizes beside it (.svg)");
     command->add_flag("--quick", options.quick, "the same rows in under a minute");
     command->add_option("--filter", options.filter, "only rows whose \"name key=value ...\" contains this text");
+    if (!subcommand.transports.empty()) {
+      command->add_option("--transport", options.transports, "only over this transport; may be repeated")
+          ->check(CLI::IsMember(subcommand.transports));
+    }
     if (std::string_view(subcommand.name) == "e2e") add_model_option(*command, options);
     if (std::string_view(subcommand.name) == "transfer") add_transfer_options(*command, options);
   }

@@ -1,5 +1,5 @@
-// genie-bench e2e, models in torch::nn with random weights: single forwards on a node over shared memory beside local eager with
-// the same number of threads. A forward is timed from the inputs on this machine to the output on this machine; both sides'
+// genie-bench e2e, models in torch::nn with random weights: single forwards on a node beside local eager with the same number of
+// threads. A forward is timed from the inputs on this machine to the output on this machine; both sides'
 // outputs must be the same bits before anything is timed. With --quick the models are reduced in depth and width.
 #include <c10/core/InferenceMode.h>
 #include <torch/utils.h>
@@ -10,8 +10,8 @@
 
 #include "bench/benches.h"
 #include "bench/e2e/model_names.h"
-#include "bench/e2e/place.h"
 #include "bench/models/registry.h"
+#include "bench/remote/place.h"
 #include "datapath/base/clock.h"
 
 namespace genie::bench {
@@ -78,23 +78,21 @@ class Pair {
   double upload_ms_ = 0;
 };
 
-void run_models(Harness& harness) {
-  std::optional<RemotePlace> place;
-  const c10::InferenceMode inference;
+void run_models_over(const std::string& transport, Harness& harness) {
+  RemotePlace place(transport);
   const auto scale = harness.full_or_quick(models::Scale::kReal, models::Scale::kReduced);
   for (const models::Entry& entry : models::entries()) {
     const Json params = {{"model", std::string(entry.name)},
                          {"size", scale == models::Scale::kReal ? "real" : "reduced"},
                          {"batch", entry.batch},
-                         {"transport", "shm"},
+                         {"transport", transport},
                          {"threads", kThreads}};
     if (!harness.wants("forward.latency", params)) continue;
-    if (!place) place.emplace();
     // Made by the first run: what a model lacks fails its own row only.
     std::optional<Pair> pair;
     const auto begin = [&] {
       if (pair) return;
-      pair.emplace(entry, scale, place->device());
+      pair.emplace(entry, scale, place.device());
       harness.note(std::string(entry.name) + ": " + pair->compare());
     };
     harness.row({.name = "forward.latency", .params = params, .unit = "ms"})
@@ -110,6 +108,11 @@ void run_models(Harness& harness) {
         .runs(harness.full_or_quick(15, 9))
         .measure();
   }
+}
+
+void run_models(Harness& harness) {
+  const c10::InferenceMode inference;
+  for (const std::string& transport : harness.transports_or({"shm"})) run_models_over(transport, harness);
 }
 
 const Registration kModels("e2e", run_models);

@@ -1,4 +1,4 @@
-// genie-bench e2e, TorchScript models: text written by char_gpt, and single forwards, on a node over shared memory beside
+// genie-bench e2e, TorchScript models: text written by char_gpt, and single forwards, on a node beside
 // local eager with the same number of threads.
 //
 // Both sides run the same compiled module. A forward is timed from the input on this machine to the output on this machine.
@@ -11,8 +11,8 @@
 #include <string>
 
 #include "bench/benches.h"
-#include "bench/e2e/place.h"
 #include "bench/models/scripted.h"
+#include "bench/remote/place.h"
 #include "datapath/base/clock.h"
 
 namespace genie::bench {
@@ -58,7 +58,7 @@ class Writer {
   at::Tensor tokens_;
 };
 
-void measure_decode(Harness& harness, const RemotePlace& place) {
+void measure_decode(Harness& harness, RemotePlace& place) {
   const Json params = {{"model", "char_gpt"}, {"transport", place.transport()}, {"kv", "cat"}, {"threads", kThreads}};
   if (!harness.wants("decode.tokens_per_s", params)) return;
   const std::string path = GENIE_BENCH_CHAR_GPT;
@@ -80,7 +80,7 @@ double forward_ms(torch::jit::Module& model, const at::Tensor& input, at::Device
   return static_cast<double>(now_ns() - start) / 1e6;
 }
 
-void measure_forward(Harness& harness, const RemotePlace& place, const std::string& name,
+void measure_forward(Harness& harness, RemotePlace& place, const std::string& name,
                      const std::function<torch::jit::Module()>& make, at::IntArrayRef input_sizes) {
   const Json params = {
       {"model", name}, {"batch", input_sizes[0]}, {"transport", place.transport()}, {"threads", kThreads}};
@@ -98,12 +98,14 @@ void measure_forward(Harness& harness, const RemotePlace& place, const std::stri
 }
 
 void run_scripts(Harness& harness) {
-  const RemotePlace place;
   const c10::InferenceMode inference;
-  torch::manual_seed(1);
-  measure_decode(harness, place);
-  measure_forward(harness, place, "resnet18", [] { return models::scripted_resnet18(); }, {1, 3, 224, 224});
-  measure_forward(harness, place, "encoder", [] { return models::scripted_encoder(); }, {1, 12, 64});
+  for (const std::string& transport : harness.transports_or({"shm"})) {
+    RemotePlace place(transport);
+    torch::manual_seed(1);
+    measure_decode(harness, place);
+    measure_forward(harness, place, "resnet18", [] { return models::scripted_resnet18(); }, {1, 3, 224, 224});
+    measure_forward(harness, place, "encoder", [] { return models::scripted_encoder(); }, {1, 12, 64});
+  }
 }
 
 const Registration kScripts("e2e", run_scripts);

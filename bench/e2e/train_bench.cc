@@ -1,4 +1,4 @@
-// genie-bench e2e, training: one SGD step of a small CNN on a node over shared memory beside local eager with the same number
+// genie-bench e2e, training: one SGD step of a small CNN on a node beside local eager with the same number
 // of threads. The batch starts on this machine, and the loss comes back to it.
 #include <torch/nn/functional/loss.h>
 #include <torch/nn/modules/batchnorm.h>
@@ -10,7 +10,7 @@
 #include <string>
 
 #include "bench/benches.h"
-#include "bench/e2e/place.h"
+#include "bench/remote/place.h"
 #include "datapath/base/clock.h"
 
 namespace genie::bench {
@@ -60,10 +60,10 @@ class Trainer {
   float last_loss_ = 0;
 };
 
-void run_training(Harness& harness) {
-  const Json params = {{"model", "cnn"}, {"batch", kBatch}, {"transport", "shm"}, {"threads", kThreads}};
+void run_training_over(const std::string& transport, Harness& harness) {
+  const Json params = {{"model", "cnn"}, {"batch", kBatch}, {"transport", transport}, {"threads", kThreads}};
   if (!harness.wants("train_step.latency", params)) return;
-  const RemotePlace place;
+  RemotePlace place(transport);
   torch::manual_seed(1);
   const at::Tensor images = torch::randn({kBatch, 1, 28, 28});
   const at::Tensor labels = torch::randint(0, 10, {kBatch}, torch::kLong);
@@ -75,6 +75,10 @@ void run_training(Harness& harness) {
       .warmup(3)
       .runs(harness.full_or_quick(61, 15))
       .measure();
+}
+
+void run_training(Harness& harness) {
+  for (const std::string& transport : harness.transports_or({"shm"})) run_training_over(transport, harness);
 }
 
 const Registration kTraining("e2e", run_training);

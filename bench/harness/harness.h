@@ -59,8 +59,8 @@ struct Options {
   bool quick = false;
   std::string filter;               // only rows whose "name params" contains it
   std::vector<std::string> models;  // only rows whose params.model is one of these; none: all rows
+  std::vector<std::string> transports;  // none: those that the bench runs by itself
   // Of transfer alone; none: all of them.
-  std::vector<std::string> transports;
   std::vector<std::string> ops;
   std::vector<uint64_t> sizes;
   std::FILE* table = nullptr;  // where rows and notes are printed; null: nowhere
@@ -130,6 +130,10 @@ class Harness {
 
   bool quick() const noexcept { return options_.quick; }
   const Options& options() const noexcept { return options_; }
+  // Those that --transport named, or else these.
+  std::vector<std::string> transports_or(std::vector<std::string> otherwise) const {
+    return options_.transports.empty() ? std::move(otherwise) : options_.transports;
+  }
   // The size of a run, by mode.
   template <class Value>
   Value full_or_quick(Value full, Value quick) const {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -50,7 +51,7 @@ void drain(int descriptor) {
 
 }  // namespace
 
-NodeProcess::NodeProcess(int threads) {
+NodeProcess::NodeProcess(const NodeSettings& settings) {
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "genie-node";
   if (!std::filesystem::exists(program)) {
     throw std::runtime_error("there is no genie-node beside genie-bench (" + program.string() + "); build it");
@@ -58,7 +59,7 @@ NodeProcess::NodeProcess(int threads) {
   std::string pattern = (std::filesystem::temp_directory_path() / "genie-bench-XXXXXX").string();
   if (::mkdtemp(pattern.data()) == nullptr) throw std::system_error(errno, std::generic_category(), pattern);
   folder_ = pattern;
-  start(program.string(), threads);
+  start(program.string(), settings);
   const std::string text = read_until(errors_, "genie-node: ready");
   if (text.find("genie-node: ready") == std::string::npos) {
     stop();
@@ -69,15 +70,20 @@ NodeProcess::NodeProcess(int threads) {
 
 NodeProcess::~NodeProcess() { stop(); }
 
-void NodeProcess::start(const std::string& program, int threads) {
+void NodeProcess::start(const std::string& program, const NodeSettings& settings) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) throw std::system_error(errno, std::generic_category(), "pipe2");
-  std::vector<std::string> flags{program, "--listen", uri(), "--threads", std::to_string(threads)};
+  std::vector<std::string> flags{program,       "--listen",        uri(), "--threads", std::to_string(settings.threads),
+                                 "--transport", settings.transport};
   std::vector<char*> arguments;
   for (std::string& flag : flags) arguments.push_back(flag.data());
   arguments.push_back(nullptr);
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  if (settings.core) CPU_SET(*settings.core, &cores);
   pid_ = ::fork();
   if (pid_ == 0) {
+    if (settings.core) ::sched_setaffinity(0, sizeof(cores), &cores);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::dup2(ends[1], STDERR_FILENO);
     ::execv(arguments[0], arguments.data());

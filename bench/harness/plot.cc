@@ -138,26 +138,59 @@ std::string draw(const std::string& title, const Chart& chart) {
   return svg + label(kWidth - kRight, kHeight - 6, "end", "bytes");
 }
 
+std::string page(double width, double height) {
+  return format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" font-family=\"sans-serif\" "
+      "font-size=\"10\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
+      width, height);
+}
+
+std::string origin(const Json& report, double y) {
+  return label(8, y, "start",
+               "genie-bench " + report["bench"].get<std::string>() + ", commit " + report["commit"].get<std::string>() +
+                   ", " + report["machine"]["cpu"].get<std::string>());
+}
+
+// A bar for the ratio of each row, and a line where the two sides are equal.
+std::string bars_svg(const Json& report) {
+  constexpr double kBar = 22;
+  constexpr double kNames = 460;
+  constexpr double kMost = 2.0;  // longer bars are cut, and say so by their number
+  constexpr double kBars = 320;
+  const auto length = [](double ratio) { return (ratio < kMost ? ratio : kMost) / kMost * kBars; };
+  std::string bars;
+  double y = kTop;
+  for (const Json& row : report["rows"]) {
+    if (!row["ratio"].is_number()) continue;
+    const double ratio = row["ratio"].get<double>();
+    const std::string name = row["name"].get<std::string>() + ' ' + params_text(row["params"]);
+    bars += label(kNames - 8, y + 13, "end", name + " / " + row["peer"].get<std::string>());
+    bars += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"14\" ", kNames, y + 2, length(ratio)) +
+            "fill=\"" + kColors[0] + "\"/>\n";
+    bars += label(kNames + length(ratio) + 4, y + 13, "start", format("%.2f", ratio));
+    y += kBar;
+  }
+  if (bars.empty()) return {};
+  bars += format("<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#d1495b\"/>\n", kNames + length(1),
+                 kTop - 4, kNames + length(1), y);
+  return page(kNames + kBars + 60, y + 24) + label(kNames, 20, "start", "ours / the peer's, median") + bars +
+         origin(report, y + 16) + "</svg>\n";
+}
+
 }  // namespace
 
 std::string plot_svg(const Json& report) {
   const auto charts = charts_of(report);
-  if (charts.empty()) return {};
+  if (charts.empty()) return bars_svg(report);
   const size_t rows = (charts.size() + kColumns - 1) / kColumns;
   const size_t columns = std::min(charts.size(), kColumns);
-  std::string svg = format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" font-family=\"sans-serif\" "
-      "font-size=\"10\">\n<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n",
-      kWidth * static_cast<double>(columns), kHeight * static_cast<double>(rows) + 20);
+  std::string svg = page(kWidth * static_cast<double>(columns), kHeight * static_cast<double>(rows) + 20);
   for (size_t i = 0; i < charts.size(); ++i) {
     svg += format("<g transform=\"translate(%.0f,%.0f)\">\n", kWidth * static_cast<double>(i % kColumns),
                   kHeight * static_cast<double>(i / kColumns));
     svg += draw(charts[i].first, charts[i].second) + "</g>\n";
   }
-  svg += label(8, kHeight * static_cast<double>(rows) + 12, "start",
-               "genie-bench " + report["bench"].get<std::string>() + ", commit " + report["commit"].get<std::string>() +
-                   ", " + report["machine"]["cpu"].get<std::string>());
-  return svg + "</svg>\n";
+  return svg + origin(report, kHeight * static_cast<double>(rows) + 12) + "</svg>\n";
 }
 
 }  // namespace genie::bench

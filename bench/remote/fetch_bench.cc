@@ -8,15 +8,13 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/core/InferenceMode.h>
-#include <genie/genie.h>
 
 #include <algorithm>
 #include <cstring>
-#include <optional>
 #include <string>
 
 #include "bench/benches.h"
-#include "bench/harness/node_process.h"
+#include "bench/remote/place.h"
 #include "datapath/base/clock.h"
 
 namespace genie::bench {
@@ -42,10 +40,10 @@ void sample(Samples& samples, uint64_t bytes, const Make& make) {
   }
 }
 
-void measure(Harness& harness, const Session& session, uint64_t bytes, bool stored) {
-  const Json params = {
-      {"transport", session.transport()}, {"source", stored ? "stored" : "computed"}, {"bytes", bytes}};
+void measure(Harness& harness, RemotePlace& place, uint64_t bytes, bool stored) {
+  const Json params = {{"transport", place.transport()}, {"source", stored ? "stored" : "computed"}, {"bytes", bytes}};
   if (!harness.wants("fetch.bandwidth", params)) return;
+  const Session& session = place.session();
   const c10::InferenceMode inference;
   const at::Tensor local = at::empty({static_cast<int64_t>(bytes / sizeof(float))}).fill_(1);
   at::Tensor target = at::empty_like(local).fill_(2);
@@ -67,16 +65,14 @@ void measure(Harness& harness, const Session& session, uint64_t bytes, bool stor
 }
 
 void run_fetch(Harness& harness) {
-  at::set_num_threads(1);
+  at::set_num_threads(kThreads);
   constexpr uint64_t kKiB = uint64_t{1} << 10;
   constexpr uint64_t kMiB = uint64_t{1} << 20;
-  for (const bool shm : {true, false}) {
-    std::optional<NodeProcess> node;
-    if (shm) node.emplace(1);
-    const Session session = Session::connect(node ? node->uri() : "embedded:");
+  for (const std::string& transport : harness.transports_or({"shm", "embedded"})) {
+    RemotePlace place(transport, Cores::kShared);
     for (const bool stored : {false, true}) {
       for (const uint64_t bytes : {4 * kKiB, 64 * kKiB, kMiB, 4 * kMiB, 16 * kMiB, 64 * kMiB}) {
-        measure(harness, session, bytes, stored);
+        measure(harness, place, bytes, stored);
       }
     }
   }

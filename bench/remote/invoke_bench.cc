@@ -1,16 +1,13 @@
 // genie-bench invoke: the round trip of one step that has next to nothing to do: one operator on one number, and its 4 bytes
 // fetched. Capture, message, the node's work, the answer and the tensor that .cpu() returns are all inside.
-#include <ATen/Parallel.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/ones.h>
 #include <c10/core/InferenceMode.h>
-#include <genie/genie.h>
 
-#include <optional>
 #include <string>
 
 #include "bench/benches.h"
-#include "bench/harness/node_process.h"
+#include "bench/remote/place.h"
 #include "datapath/base/clock.h"
 
 namespace genie::bench {
@@ -21,11 +18,9 @@ constexpr int kWarmUp = 50;
 void measure(Harness& harness, const std::string& transport) {
   const Json params = {{"transport", transport}, {"bytes", 4}};
   if (!harness.wants("invoke.round_trip", params)) return;
-  std::optional<NodeProcess> node;
-  if (transport == "shm") node.emplace(1);
-  const Session session = Session::connect(node ? node->uri() : "embedded:");
+  RemotePlace place(transport, Cores::kShared);
   const c10::InferenceMode inference;
-  const at::Tensor remote = at::ones({1}).to(session.device());
+  const at::Tensor remote = at::ones({1}).to(place.device());
   const int steps = harness.full_or_quick(2'000, 300);
   for (int i = 0; i < kWarmUp; ++i) at::add(remote, remote).cpu();
   harness.row({.name = "invoke.round_trip", .params = params, .unit = "us"})
@@ -41,9 +36,7 @@ void measure(Harness& harness, const std::string& transport) {
 }
 
 void run_invoke(Harness& harness) {
-  at::set_num_threads(1);
-  measure(harness, "shm");
-  measure(harness, "embedded");
+  for (const std::string& transport : harness.transports_or({"shm", "embedded"})) measure(harness, transport);
 }
 
 const Registration kInvoke("invoke", run_invoke);

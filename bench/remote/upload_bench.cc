@@ -6,13 +6,13 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/InferenceMode.h>
-#include <genie/genie.h>
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 
 #include "bench/benches.h"
-#include "bench/harness/node_process.h"
+#include "bench/remote/place.h"
 #include "datapath/base/clock.h"
 
 namespace genie::bench {
@@ -22,9 +22,10 @@ double mib_per_s(uint64_t bytes, uint64_t begin_ns, uint64_t end_ns) {
   return static_cast<double>(bytes) / static_cast<double>(1ULL << 20) * 1e9 / static_cast<double>(end_ns - begin_ns);
 }
 
-void measure(Harness& harness, const Session& session, uint64_t bytes) {
-  const Json params = {{"transport", session.transport()}, {"bytes", bytes}};
+void measure(Harness& harness, RemotePlace& place, uint64_t bytes) {
+  const Json params = {{"transport", place.transport()}, {"bytes", bytes}};
   if (!harness.wants("upload.bandwidth", params)) return;
+  const Session& session = place.session();
   const c10::InferenceMode inference;
   at::Tensor source = at::empty({static_cast<int64_t>(bytes)}, at::kByte).fill_(1);
   at::Tensor target = at::empty({static_cast<int64_t>(bytes)}, at::kByte).fill_(2);
@@ -57,14 +58,15 @@ void measure(Harness& harness, const Session& session, uint64_t bytes) {
 }
 
 void run_upload(Harness& harness) {
-  at::set_num_threads(1);
-  const NodeProcess node(1);
-  const Session session = Session::connect(node.uri());
+  at::set_num_threads(kThreads);
   constexpr uint64_t kKiB = uint64_t{1} << 10;
   constexpr uint64_t kMiB = uint64_t{1} << 20;
-  for (const uint64_t bytes :
-       {uint64_t{64}, 4 * kKiB, 64 * kKiB, 256 * kKiB, kMiB, 4 * kMiB, 16 * kMiB, 64 * kMiB, 256 * kMiB}) {
-    measure(harness, session, bytes);
+  for (const std::string& transport : harness.transports_or({"shm"})) {
+    RemotePlace place(transport, Cores::kShared);
+    for (const uint64_t bytes :
+         {uint64_t{64}, 4 * kKiB, 64 * kKiB, 256 * kKiB, kMiB, 4 * kMiB, 16 * kMiB, 64 * kMiB, 256 * kMiB}) {
+      measure(harness, place, bytes);
+    }
   }
 }
 

@@ -196,5 +196,23 @@ TEST(Plot, HasAChartForEachGroupAndALineForEachParty) {
   EXPECT_EQ(plot_svg(Harness("empty", {}).report()), "");
 }
 
+TEST(Plot, WithoutBytesHasABarForEachRatio) {
+  Harness harness("demo", {});
+  const auto measure = [&](const char* model, double ours) {
+    harness.row({.name = "demo.latency", .params = {{"model", model}}, .unit = "ms"})
+        .ours([ours] { return ours; })
+        .peer("eager", [] { return 2.0; })
+        .measure();
+  };
+  measure("a<b", 1.0);
+  measure("slow", 50.0);
+  harness.row({.name = "demo.alone", .unit = "us"}).ours([] { return 1.0; }).measure();
+  const std::string svg = plot_svg(harness.report());
+  EXPECT_NE(svg.find("demo.latency model=a&lt;b / eager"), std::string::npos) << svg;
+  EXPECT_NE(svg.find(">0.50<"), std::string::npos) << svg;
+  EXPECT_NE(svg.find(">25.00<"), std::string::npos) << "a bar that is cut keeps its number";
+  EXPECT_EQ(svg.find("demo.alone"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace genie::bench

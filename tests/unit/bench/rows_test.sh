@@ -15,15 +15,21 @@ run capture
 run invoke
 run upload --filter bytes=4096
 run fetch --filter bytes=65536
-run e2e --filter transport=shm
+run e2e
+grep -q 'model=gpt2.*local eager' "$folder/e2e.svg" || { echo "FAIL: no bars beside the JSON of e2e"; exit 1; }
+mv "$folder/e2e.json" "$folder/e2e_shm.json"
+if [ "$2" = ucx ]; then
+  run e2e --transport ucx --filter decode
+  mv "$folder/e2e.json" "$folder/e2e_ucx.json"
+fi
 run transfer --transport shm --sizes 64,256K
 grep -q '<polyline' "$folder/transfer.svg" || { echo "FAIL: no plot beside the JSON"; exit 1; }
 python3 - "$folder" << 'PYTHON'
-import json, sys
+import json, os, sys
 
 def rows(bench):
     report = json.load(open(f"{sys.argv[1]}/{bench}.json"))
-    assert report["bench"] == bench and report["commit"] and report["machine"]["cores"] >= 1, report
+    assert report["bench"] == bench.split("_")[0] and report["commit"] and report["machine"]["cores"] >= 1, report
     for row in report["rows"]:
         for key in "name params unit median p99 runs peer peer_median ratio better target met".split():
             assert key in row, (key, row)
@@ -55,9 +61,13 @@ assert {(r["name"], r["params"]["op"], r["params"]["bytes"], r["peer"]) for r in
     *(("transfer.cpu_per_byte", op, 262144, None) for op in ("write", "read")),
     ("transfer.post_batch", "write", 64, None)}, transfer
 assert all(r["params"]["transport"] == "shm" and r["p999"] >= r["p99"] >= r["median"] for r in transfer), transfer
-assert sorted((r["name"], r["params"]["model"]) for r in rows("e2e")) == [
-    ("decode.tokens_per_s", "char_gpt"),
+assert sorted((r["name"], r["params"]["model"]) for r in rows("e2e_shm")) == [
+    ("decode.tokens_per_s", "char_gpt"), ("decode.tokens_per_s", "gpt2"), ("decode.tokens_per_s", "gpt2"),
     *(("forward.latency", model) for model in ("bert", "dlrm", "encoder", "gpt2", "lstm", "moe", "resnet18", "resnet50",
                                                "unet_block", "vit_b16", "vqa")),
     ("train_step.latency", "cnn")]
+assert all(r["params"]["transport"] == "shm" for r in rows("e2e_shm"))
+if os.path.exists(f"{sys.argv[1]}/e2e_ucx.json"):
+    assert sorted((r["params"]["model"], r["params"]["kv"], r["params"]["transport"], r["peer"]) for r in rows("e2e_ucx")) == [
+        (model, kv, "ucx", "local eager") for model, kv in (("char_gpt", "cat"), ("gpt2", "cat"), ("gpt2", "in_place"))]
 PYTHON
