@@ -8,7 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -29,21 +29,23 @@ class SlotTable {
   SlotId emplace(Args&&... args) {
     uint32_t index;
     if (free_.empty()) {
-      index = static_cast<uint32_t>(slots_.size());
-      slots_.emplace_back();
+      index = made_;
+      if (index % kChunk == 0) chunks_.push_back(std::make_unique<Slot[]>(kChunk));
+      ++made_;
     } else {
       index = free_.back();
       free_.pop_back();
     }
-    slots_[index].value.emplace(std::forward<Args>(args)...);
+    Slot& slot = at(index);
+    slot.value.emplace(std::forward<Args>(args)...);
     ++size_;
-    return {index, slots_[index].generation};
+    return {index, slot.generation};
   }
 
   // Null when the handle was never given out or is stale; why() tells which.
   T* find(uint32_t index, uint32_t generation) noexcept {
-    if (index >= slots_.size()) return nullptr;
-    Slot& slot = slots_[index];
+    if (index >= made_) return nullptr;
+    Slot& slot = at(index);
     return slot.generation == generation && slot.value.has_value() ? &*slot.value : nullptr;
   }
   const T* find(uint32_t index, uint32_t generation) const noexcept {
@@ -52,13 +54,13 @@ class SlotTable {
 
   // Why find() answered null: kStale for a handle of an earlier generation, kNotFound for one that never was.
   Errc why(uint32_t index, uint32_t generation) const noexcept {
-    return index < slots_.size() && generation < slots_[index].generation ? Errc::kStale : Errc::kNotFound;
+    return index < made_ && generation < at(index).generation ? Errc::kStale : Errc::kNotFound;
   }
 
   // Removes the value; the handle is stale from now on. False when it was not there.
   bool erase(uint32_t index, uint32_t generation) noexcept {
     if (find(index, generation) == nullptr) return false;
-    Slot& slot = slots_[index];
+    Slot& slot = at(index);
     slot.value.reset();
     --size_;
     if (++slot.generation != UINT32_MAX) free_.push_back(index);
@@ -70,8 +72,9 @@ class SlotTable {
   // Calls visit(SlotId, T&) for each value; visit may erase the value it was given.
   template <typename Visit>
   void for_each(Visit&& visit) {
-    for (uint32_t index = 0; index < slots_.size(); ++index) {
-      if (slots_[index].value.has_value()) visit(SlotId{index, slots_[index].generation}, *slots_[index].value);
+    for (uint32_t index = 0; index < made_; ++index) {
+      Slot& slot = at(index);
+      if (slot.value.has_value()) visit(SlotId{index, slot.generation}, *slot.value);
     }
   }
 
@@ -81,7 +84,12 @@ class SlotTable {
     uint32_t generation = 0;
   };
 
-  std::deque<Slot> slots_;
+  // Slots stay where they are; a look-up is two loads.
+  static constexpr uint32_t kChunk = 32;
+  Slot& at(uint32_t index) const noexcept { return chunks_[index / kChunk][index % kChunk]; }
+
+  std::vector<std::unique_ptr<Slot[]>> chunks_;
+  uint32_t made_ = 0;
   std::vector<uint32_t> free_;
   size_t size_ = 0;
 };

@@ -12,26 +12,20 @@
 #include "datapath/net/transport_impl.h"
 
 namespace genie::datapath::net {
-namespace {
-
-constexpr size_t kBatch = 16;
-
-}  // namespace
 
 Status NetTransport::write(EndpointId endpoint, Buffer& local, const RemoteRegion& remote, size_t offset,
                            const PostOptions& options) {
-  return post_transfer(endpoint, local, remote, offset, Op{.opcode = Opcode::kWrite}, options);
+  return post_transfer(endpoint, local, remote, offset, Opcode::kWrite, 0, options);
 }
 
 Status NetTransport::write_with_notify(EndpointId endpoint, Buffer& local, const RemoteRegion& remote, size_t offset,
                                        uint32_t immediate, const PostOptions& options) {
-  return post_transfer(endpoint, local, remote, offset, Op{.opcode = Opcode::kWriteNotify, .immediate = immediate},
-                       options);
+  return post_transfer(endpoint, local, remote, offset, Opcode::kWriteNotify, immediate, options);
 }
 
 Status NetTransport::read(EndpointId endpoint, Buffer& local, const RemoteRegion& remote, size_t offset,
                           const PostOptions& options) {
-  return post_transfer(endpoint, local, remote, offset, Op{.opcode = Opcode::kRead}, options);
+  return post_transfer(endpoint, local, remote, offset, Opcode::kRead, 0, options);
 }
 
 Status NetTransport::send(EndpointId id, Buffer& message, uint32_t immediate, const PostOptions& options) {
@@ -40,70 +34,91 @@ Status NetTransport::send(EndpointId id, Buffer& message, uint32_t immediate, co
   if (message.size() > capabilities_.max_send_bytes) {
     return Status(Errc::kOutOfRange, "a message larger than max_send_bytes; write it into a region");
   }
-  return post(*endpoint, Op{.opcode = Opcode::kSend, .immediate = immediate}, message, options);
+  LocalRegion* const region = regions_.find(message.key().index, message.key().generation);
+  Op* const op = enqueue(*endpoint, Opcode::kSend, immediate, message, options);
+  if (op == nullptr) return Errc::kAgain;
+  if (region != nullptr) ++region->users;
+  launch(*endpoint, op->lane);
+  return {};
 }
 
-Status NetTransport::post_transfer(EndpointId id, Buffer& local, const RemoteRegion& remote, size_t offset, Op op,
-                                   const PostOptions& options) {
+Status NetTransport::post_transfer(EndpointId id, Buffer& local, const RemoteRegion& remote, size_t offset,
+                                   Opcode opcode, uint32_t immediate, const PostOptions& options) {
   Endpoint* const endpoint = usable(id);
   if (endpoint == nullptr) return Errc::kDisconnected;
-  const Import* const import = imports_.find(remote.index, remote.generation);
+  Import* const import = imports_.find(remote.index, remote.generation);
   if (import == nullptr) return imports_.why(remote.index, remote.generation);
   if (import->endpoint != id) return Status(Errc::kInvalidArgument, "the region belongs to another endpoint");
   if (import->revoked) return Errc::kStale;
   if (offset > import->key.size || local.size() > import->key.size - offset) return Errc::kOutOfRange;
+  LocalRegion* region = nullptr;
   if (local.key().valid()) {
-    op.memory = memory_of(local);
-    if (op.memory == nullptr) {
+    region = region_around(local);
+    if (region == nullptr) {
       return Status(Errc::kInvalidArgument, "the buffer does not lie in the region whose key it carries");
     }
   }
-  op.import_index = remote.index;
-  op.import_generation = remote.generation;
-  op.remote = import->remote.get();
-  op.remote_address = import->address + offset;
-  return post(*endpoint, std::move(op), local, options);
+  Op* const op = enqueue(*endpoint, opcode, immediate, local, options);
+  if (op == nullptr) return Errc::kAgain;
+  op->import_index = remote.index;
+  op->import_generation = remote.generation;
+  op->remote = import->remote.get();
+  op->remote_address = import->address + offset;
+  ++import->users;
+  if (region != nullptr) {
+    op->memory = region->memory.get();
+    ++region->users;
+  }
+  launch(*endpoint, op->lane);
+  return {};
 }
 
-const FabricMemory* NetTransport::memory_of(const Buffer& buffer) const {
-  const LocalRegion* const region = regions_.find(buffer.key().index, buffer.key().generation);
+LocalRegion* NetTransport::region_around(const Buffer& buffer) {
+  LocalRegion* const region = regions_.find(buffer.key().index, buffer.key().generation);
   if (region == nullptr) return nullptr;
   const auto offset = static_cast<size_t>(buffer.data() - region->memory->data);  // huge when it lies before
-  return offset <= region->size && buffer.size() <= region->size - offset ? region->memory.get() : nullptr;
+  return offset <= region->size && buffer.size() <= region->size - offset ? region : nullptr;
 }
 
-Status NetTransport::post(Endpoint& endpoint, Op op, Buffer& buffer, const PostOptions& options) {
-  const auto lane = static_cast<size_t>(options.transfer_class);
+// Null, and the buffer untouched, when there is no room. What the operation names must be counted as used.
+Op* NetTransport::enqueue(Endpoint& endpoint, Opcode opcode, uint32_t immediate, Buffer& buffer,
+                          const PostOptions& options) {
+  const auto lane = static_cast<uint32_t>(options.transfer_class);
   RingQueue<SlotId>& queue = endpoint.lanes[lane].queue;
-  if (completions_.size() >= options_.max_completions || queue.size() >= options_.max_pending_ops) return Errc::kAgain;
+  if (completions_.size() >= options_.max_completions || queue.size() >= options_.max_pending_ops) return nullptr;
+  const SlotId slot = ops_.emplace();
+  Op& op = *ops_.find(slot.index, slot.generation);
+  op.opcode = opcode;
+  op.immediate = immediate;
   op.endpoint = endpoint.id;
-  op.lane = static_cast<uint32_t>(lane);
+  op.lane = lane;
   op.user_data = options.user_data;
   op.deadline_ns = options.deadline.when_ns();
-  op.buffer = std::move(buffer);
-  count_users(op, 1);
+  op.buffer.swap(buffer);
   earliest_deadline_ns_ = std::min(earliest_deadline_ns_, op.deadline_ns);
-  queue.push(ops_.emplace(std::move(op)));
+  queue.push(slot);
   ++endpoint.ops;
+  return &op;
+}
+
+void NetTransport::launch(Endpoint& endpoint, size_t lane) {
   if (endpoint.lanes_ready) {
     post_transfers(endpoint, lane);
     finish_front(endpoint, lane);
   }
   if (endpoint.ops != 0) list(endpoint);
-  return {};
 }
 
 // A region must not go while an operation that waits names it.
-void NetTransport::count_users(const Op& op, int change) {
+void NetTransport::release_users(const Op& op) {
   if (op.import_index != UINT32_MAX) {
     Import* const import = imports_.find(op.import_index, op.import_generation);
     assert(import != nullptr);
-    import->users += static_cast<uint32_t>(change);
-    if (import->users == 0) on_unused_import(*import);
+    if (--import->users == 0) on_unused_import(*import);
   }
   if (op.buffer.key().valid()) {
     LocalRegion* const region = regions_.find(op.buffer.key().index, op.buffer.key().generation);
-    if (region != nullptr) region->users += static_cast<uint32_t>(change);
+    if (region != nullptr) --region->users;
   }
 }
 
@@ -111,36 +126,13 @@ void NetTransport::count_users(const Op& op, int change) {
 void NetTransport::post_transfers(Endpoint& endpoint, size_t index) {
   Lane& lane = endpoint.lanes[index];
   while (lane.posted < lane.queue.size()) {
-    std::array<Descriptor, kBatch> batch;
-    std::array<Op*, kBatch> owners;
-    size_t count = 0;
-    size_t at = lane.posted;
-    size_t begun = 0;  // of the operation at `at`
-    while (at < lane.queue.size() && count < kBatch && lane.in_flight + count < info_.max_in_flight) {
-      const SlotId slot = lane.queue.at(at);
-      Op& op = *ops_.find(slot.index, slot.generation);
-      const size_t done = op.posted + begun;
-      if (!op.is_transfer() || done == op.buffer.size()) {
-        ++at;
-        begun = 0;
-        continue;
-      }
-      owners[count] = &op;
-      batch[count] = Descriptor{.op = op.opcode == Opcode::kRead ? Descriptor::Op::kRead : Descriptor::Op::kWrite,
-                                .local = op.buffer.data() + done,
-                                .size = std::min(info_.chunk_bytes, op.buffer.size() - done),
-                                .memory = op.memory,
-                                .remote = op.remote,
-                                .remote_address = op.remote_address + done,
-                                .cookie = cookie_of(slot)};
-      begun += batch[count].size;
-      ++count;
-    }
-    const size_t took =
-        count == 0 ? 0 : fabric_->post(*endpoint.link, static_cast<TransferClass>(index), {batch.data(), count});
+    const size_t count = describe_transfers(lane);
+    const size_t took = count == 0 ? 0
+                                   : fabric_->post(*endpoint.link, static_cast<TransferClass>(index),
+                                                   {batch_.descriptors.data(), count});
     for (size_t i = 0; i < took; ++i) {
-      owners[i]->posted += batch[i].size;
-      ++owners[i]->in_flight;
+      batch_.owners[i]->posted += batch_.descriptors[i].size;
+      ++batch_.owners[i]->in_flight;
     }
     lane.in_flight += static_cast<uint32_t>(took);
     while (lane.posted < lane.queue.size()) {
@@ -152,7 +144,35 @@ void NetTransport::post_transfers(Endpoint& endpoint, size_t index) {
   }
 }
 
-// Sends the messages whose turn has come, and ends what has arrived, from the front.
+// What comes next of the lane's operations, into batch_; answers how many descriptors that makes.
+size_t NetTransport::describe_transfers(Lane& lane) {
+  size_t count = 0;
+  size_t at = lane.posted;
+  size_t begun = 0;  // of the operation at `at`
+  while (at < lane.queue.size() && count < kBatch && lane.in_flight + count < info_.max_in_flight) {
+    const SlotId slot = lane.queue.at(at);
+    Op& op = *ops_.find(slot.index, slot.generation);
+    const size_t done = op.posted + begun;
+    if (!op.is_transfer() || done == op.buffer.size()) {
+      ++at;
+      begun = 0;
+      continue;
+    }
+    batch_.owners[count] = &op;
+    batch_.descriptors[count] = {.op = op.opcode == Opcode::kRead ? Descriptor::Op::kRead : Descriptor::Op::kWrite,
+                                 .local = op.buffer.data() + done,
+                                 .size = std::min(info_.chunk_bytes, op.buffer.size() - done),
+                                 .memory = op.memory,
+                                 .remote = op.remote,
+                                 .remote_address = op.remote_address + done,
+                                 .cookie = cookie_of(slot)};
+    begun += batch_.descriptors[count].size;
+    ++count;
+  }
+  return count;
+}
+
+// Ends what has arrived, from the front, and sends the messages whose turn has come.
 void NetTransport::finish_front(Endpoint& endpoint, size_t index) {
   Lane& lane = endpoint.lanes[index];
   for (;;) {
@@ -218,7 +238,7 @@ void NetTransport::return_credits(Endpoint& endpoint) {
 void NetTransport::complete(SlotId slot, Errc result) {
   Op& op = *ops_.find(slot.index, slot.generation);
   if (Endpoint* const endpoint = find(op.endpoint); endpoint != nullptr) --endpoint->ops;
-  count_users(op, -1);
+  release_users(op);
   const bool copied = info_.copies || (info_.stages && op.memory == nullptr);
   if (result == Errc::kOk && copied && op.is_transfer()) {
     (op.opcode == Opcode::kRead ? counters_.bytes_copied_rx : counters_.bytes_copied_tx) += op.buffer.size();

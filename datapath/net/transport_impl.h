@@ -5,6 +5,7 @@
 // messages), progress.cc (poll, wait).
 #pragma once
 
+#include <array>
 #include <memory>
 #include <span>
 #include <string>
@@ -137,19 +138,21 @@ class NetTransport final : public Transport, private FabricSink {
   uint32_t frames_done(Endpoint& endpoint);
 
   // -- post.cc
-  Status post_transfer(EndpointId id, Buffer& local, const RemoteRegion& remote, size_t offset, Op op,
-                       const PostOptions& options);
-  Status post(Endpoint& endpoint, Op op, Buffer& buffer, const PostOptions& options);
+  Status post_transfer(EndpointId id, Buffer& local, const RemoteRegion& remote, size_t offset, Opcode opcode,
+                       uint32_t immediate, const PostOptions& options);
+  Op* enqueue(Endpoint& endpoint, Opcode opcode, uint32_t immediate, Buffer& buffer, const PostOptions& options);
+  void launch(Endpoint& endpoint, size_t lane);
   void advance(Endpoint& endpoint);
   void post_transfers(Endpoint& endpoint, size_t lane);
+  size_t describe_transfers(Lane& lane);
   void finish_front(Endpoint& endpoint, size_t lane);
   void send_messages(Endpoint& endpoint, size_t lane);
   bool send_message(Endpoint& endpoint, size_t lane, MessageKind kind, uint32_t immediate,
                     std::span<const std::byte> payload);
   void return_credits(Endpoint& endpoint);
   void complete(SlotId slot, Errc result);
-  void count_users(const Op& op, int change);
-  const FabricMemory* memory_of(const Buffer& buffer) const;
+  void release_users(const Op& op);
+  LocalRegion* region_around(const Buffer& buffer);
 
   // -- progress.cc
   void on_done(uint64_t cookie, Errc result) override;
@@ -190,6 +193,13 @@ class NetTransport final : public Transport, private FabricSink {
   size_t shared_regions_ = 0;
   size_t shared_bytes_ = 0;
 
+  // What post_transfers() hands to the fabric.
+  static constexpr size_t kBatch = 16;
+  struct Batch {
+    std::array<Descriptor, kBatch> descriptors;
+    std::array<Op*, kBatch> owners{};
+  };
+  Batch batch_;
   RingQueue<Completion> completions_;
   ReceivePool pool_;
   uint64_t earliest_deadline_ns_ = UINT64_MAX;
