@@ -15,8 +15,8 @@
 namespace genie::datapath::net {
 namespace {
 
-// A busy poller looks at its sockets (a system call) only now and then: they carry no data.
-constexpr uint32_t kPollsPerSocketCheck = 64;
+// A busy poller looks at its sockets (a system call, as long as a small message takes) only now and then: they carry no data.
+constexpr uint64_t kSocketCheckNs = 20'000;
 // Messages of one endpoint before others get their turn.
 constexpr int kReceivesPerTurn = 32;
 // Looks at the fabric while it moves, before everything else gets its turn.
@@ -26,9 +26,11 @@ constexpr int kFabricTurns = 8;
 
 size_t NetTransport::poll(std::span<Completion> out) {
   now_ = now_ns();
+  message_came_ = false;
   for (int turn = 0; turn < kFabricTurns && completions_.size() < out.size() && fabric_->poll(*this); ++turn) {
+    if (message_came_) break;  // somebody waits for it
   }
-  if (++polls_since_sockets_ >= kPollsPerSocketCheck || socket_wanted_ || listed_.empty()) service_sockets(0);
+  if (now_ >= next_sockets_ns_ || socket_wanted_) service_sockets(0);
   if (now_ >= earliest_deadline_ns_) expire();
   if (now_ >= next_tend_ns_) tend();
   size_t filled = 0;
@@ -159,6 +161,7 @@ void NetTransport::on_message(FabricLink& link, size_t index, std::span<const st
     counters_.bytes_copied_rx += payload.size();
   }
   lane.arrivals.push(std::move(arrival));
+  message_came_ = true;
 }
 
 void NetTransport::on_failed(FabricLink& link, const Status& why) {
@@ -187,11 +190,11 @@ void NetTransport::list(Endpoint& endpoint) {
 }
 
 void NetTransport::service_sockets(uint64_t timeout_ns) {
-  polls_since_sockets_ = 0;
   socket_wanted_ = false;
   std::array<epoll_event, 64> events;
   const int ready = wait_for_events(epoll_.get(), events, timeout_ns);
   if (timeout_ns != 0) now_ = now_ns();
+  next_sockets_ns_ = now_ + kSocketCheckNs;
   for (int i = 0; i < ready; ++i) {
     const epoll_event& event = events[static_cast<size_t>(i)];
     if (event.data.u64 == kWakeTag) {

@@ -206,8 +206,9 @@ class NetTransport final : public Transport, private FabricSink {
   uint64_t now_ = 0;
   uint64_t next_tend_ns_ = 0;
   uint64_t last_tend_ns_ = 0;
-  uint32_t polls_since_sockets_ = 0;
+  uint64_t next_sockets_ns_ = 0;
   bool socket_wanted_ = false;  // a message waits for a frame
+  bool message_came_ = false;   // in this poll()
 };
 
 }  // namespace genie::datapath::net
