@@ -35,6 +35,7 @@ const Subcommand kSubcommands[] = {
     {"invoke", "the round trip of one template invocation", {"shm", "ucx", "verbs", "embedded"}},
     {"upload", "bytes from client tensors to a node", {"shm", "ucx", "verbs", "embedded"}},
     {"fetch", "bytes from a node to client tensors", {"shm", "ucx", "verbs", "embedded"}},
+    {"step", "a step that repeats: what its client does beyond capture", {"shm", "ucx", "verbs", "embedded"}},
     {"e2e", "whole models on a node, beside local eager", {"shm", "ucx", "verbs"}},
 };
 

@@ -44,7 +44,8 @@ Status RemoteSession::on_submission(datapath::Transport& transport, const wire::
     GENIE_TRY(release_results(message.result_releases));  // first: the same submission may use the room
     GENIE_TRY(accept_windows(transport, message));
     GENIE_TRY(order_uploads(transport, message, *request));
-    return order_fetches(transport, message, *request);
+    GENIE_TRY(order_fetches(transport, message, *request));
+    return read_invocation(message, *request);
   };
   if (Status bad = translate(); !bad.ok()) {
     state_->leave();
@@ -54,13 +55,20 @@ Status RemoteSession::on_submission(datapath::Transport& transport, const wire::
   request->stream = message.stream;
   request->epoch = message.epoch;
   request->frees = message.frees;
-  request->template_id = message.template_id;
-  request->slots = message.slots;
-  request->param_index = message.param_index;
-  request->param_value = message.param_value;
   request->sink = sink;
   if (next_tick_ns_ == 0) next_tick_ns_ = now_ns() + options_.progress_interval_ms * 1'000'000;
   post(std::make_unique<Work>(state_, std::move(request)));
+  return {};
+}
+
+Status RemoteSession::read_invocation(const wire::SubmissionMessage& message, Request& request) {
+  request.template_id = message.template_id;
+  if (message.template_id == 0) return {};
+  Result<wire::InvocationNumbers> numbers = invocations_.decode(message.template_id, message.invocation);
+  GENIE_TRY(numbers.status());
+  request.slots = std::move(numbers->slots);
+  request.param_index = std::move(numbers->param_index);
+  request.param_value = std::move(numbers->param_value);
   return {};
 }
 

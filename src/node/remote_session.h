@@ -20,6 +20,7 @@
 #include "src/node/node.h"
 #include "src/node/result_memory.h"
 #include "src/protocol/fragments.h"
+#include "src/protocol/invocation_coder.h"
 #include "src/protocol/session_messages.h"
 
 namespace genie::node {
@@ -108,6 +109,7 @@ class RemoteSession {
 
   Status on_submission(datapath::Transport& transport, const wire::SubmissionMessage& message,
                        const std::shared_ptr<ResponseSink>& sink);
+  Status read_invocation(const wire::SubmissionMessage& message, Request& request);
   Status accept_windows(datapath::Transport& transport, const wire::SubmissionMessage& message);
   Status order_uploads(datapath::Transport& transport, const wire::SubmissionMessage& message, Request& request);
   Result<UploadOrder> order_from_window(const wire::UploadEntry& entry) const;
@@ -140,6 +142,7 @@ class RemoteSession {
   datapath::EndpointId endpoint_;
   wire::Reassembler incoming_;
   wire::Encoder encoder_;
+  wire::InvocationCoder invocations_;
   struct Outgoing {
     std::vector<ResultWrite> writes;  // that come before it
     size_t written = 0;

@@ -7,6 +7,7 @@
 
 #include "session_generated.h"
 #include "src/protocol/program_format.h"
+#include "src/protocol/varint.h"
 
 namespace genie::wire {
 namespace {
@@ -54,6 +55,21 @@ flatbuffers::Offset<flatbuffers::Vector<T>> numbers(flatbuffers::FlatBufferBuild
   return from.empty() ? 0 : builder.CreateVector(from);
 }
 
+flatbuffers::Offset<flatbuffers::Vector<uint8_t>> bytes_of(flatbuffers::FlatBufferBuilder& builder,
+                                                           std::span<const std::byte> from) {
+  return from.empty() ? 0 : builder.CreateVector(reinterpret_cast<const uint8_t*>(from.data()), from.size());
+}
+
+std::span<const std::byte> span_of(const flatbuffers::Vector<uint8_t>* from) {
+  if (from == nullptr) return {};
+  return {reinterpret_cast<const std::byte*>(from->data()), from->size()};
+}
+
+std::vector<std::byte> bytes_in(const flatbuffers::Vector<uint8_t>* from) {
+  const std::span<const std::byte> bytes = span_of(from);
+  return {bytes.begin(), bytes.end()};
+}
+
 template <typename Wire, typename Plain, typename Convert>
 flatbuffers::Offset<flatbuffers::Vector<const Wire*>> structs(flatbuffers::FlatBufferBuilder& builder,
                                                               const std::vector<Plain>& from, const Convert& convert) {
@@ -65,16 +81,15 @@ flatbuffers::Offset<flatbuffers::Vector<const Wire*>> structs(flatbuffers::FlatB
 }
 
 flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const SubmissionMessage& message) {
-  const auto frees = numbers(builder, message.frees);
+  std::vector<std::byte> packed_frees;
+  uint64_t previous = 0;
+  for (const uint64_t id : message.frees) put_difference(packed_frees, std::exchange(previous, id), id);
+  const auto frees = bytes_of(builder, packed_frees);
   const auto uploads = structs<fbs::Upload>(builder, message.uploads, [](const UploadEntry& entry) {
     return fbs::Upload(entry.storage.id, entry.offset, entry.size, entry.storage.version, entry.window, entry.region,
                        0);
   });
-  const auto slots = structs<fbs::Slot>(builder, message.slots, [](const executor::SlotBinding& slot) {
-    return fbs::Slot(slot.id, slot.size_bytes, slot.version_in, slot.version_out);
-  });
-  const auto param_index = numbers(builder, message.param_index);
-  const auto param_value = numbers(builder, message.param_value);
+  const auto invocation = bytes_of(builder, message.invocation);
   const auto fetches = structs<fbs::Fetch>(builder, message.fetches, [](const FetchEntry& entry) {
     return fbs::Fetch(entry.storage.id, entry.offset, entry.size, entry.place, entry.storage.version, entry.window);
   });
@@ -85,7 +100,7 @@ flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const S
       structs<fbs::Region>(builder, message.regions, [](const Key& key) { return fbs::Region(to_wire(key)); });
   const auto results = numbers(builder, message.result_releases);
   return fbs::CreateSubmission(builder, message.ticket, message.stream, message.epoch, frees, uploads,
-                               message.template_id, slots, param_index, param_value, fetches, offers, regions, results)
+                               message.template_id, invocation, fetches, offers, regions, results)
       .Union();
 }
 
@@ -104,10 +119,7 @@ flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const C
   std::vector<flatbuffers::Offset<fbs::Fetched>> fetched;
   for (const FetchedEntry& entry : message.fetched) {
     const auto text = text_of(builder, entry.status);
-    flatbuffers::Offset<flatbuffers::Vector<uint8_t>> bytes = 0;
-    if (!entry.bytes.empty()) {
-      bytes = builder.CreateVector(reinterpret_cast<const uint8_t*>(entry.bytes.data()), entry.bytes.size());
-    }
+    const auto bytes = bytes_of(builder, entry.bytes);
     fetched.push_back(fbs::CreateFetched(builder, code_of(entry.status), text, bytes, entry.result, entry.region,
                                          entry.offset, entry.passing));
   }
@@ -167,16 +179,17 @@ Result<ClientMessage> read(const fbs::Submission& from) {
   message.ticket = from.ticket();
   message.stream = from.stream();
   message.epoch = from.epoch();
-  message.frees = copied(from.frees());
+  VarintReader frees(span_of(from.frees()));
+  for (uint64_t previous = 0; frees.ok() && !frees.at_end() && message.frees.size() < kMaxFrees;) {
+    previous = frees.difference_from(previous);
+    message.frees.push_back(previous);
+  }
+  if (!frees.ok() || !frees.at_end()) return Status(Errc::kProtocol, "storages to be freed that cannot be read");
   message.uploads = converted<UploadEntry>(from.uploads(), [](const fbs::Upload& u) {
     return UploadEntry{{u.id(), u.version()}, u.offset(), u.size(), u.window(), u.region()};
   });
   message.template_id = from.template_id();
-  message.slots = converted<executor::SlotBinding>(from.slots(), [](const fbs::Slot& s) {
-    return executor::SlotBinding{s.id(), s.version_in(), s.version_out(), s.size_bytes()};
-  });
-  message.param_index = copied(from.param_index());
-  message.param_value = copied(from.param_value());
+  message.invocation = bytes_in(from.invocation());
   message.fetches = converted<FetchEntry>(from.fetches(), [](const fbs::Fetch& f) {
     return FetchEntry{{f.id(), f.version()}, f.offset(), f.size(), f.window(), f.place()};
   });
@@ -226,10 +239,7 @@ Result<NodeMessage> read(const fbs::Completion& from) {
     for (const fbs::Fetched* entry : *from.fetched()) {
       FetchedEntry& fetched = message.fetched.emplace_back();
       fetched.status = status_of(entry->code(), entry->text());
-      if (entry->bytes() != nullptr) {
-        const auto* bytes = reinterpret_cast<const std::byte*>(entry->bytes()->data());
-        fetched.bytes.assign(bytes, bytes + entry->bytes()->size());
-      }
+      fetched.bytes = bytes_in(entry->bytes());
       fetched.result = entry->result();
       fetched.region = entry->region();
       fetched.offset = entry->offset();
@@ -271,6 +281,10 @@ Encoder::Encoder(Encoder&&) noexcept = default;
 Encoder& Encoder::operator=(Encoder&&) noexcept = default;
 
 Result<std::span<const std::byte>> Encoder::encode(const ClientMessage& message) {
+  if (const auto* const submission = std::get_if<SubmissionMessage>(&message);
+      submission != nullptr && submission->frees.size() > kMaxFrees) {
+    return Status(Errc::kOutOfRange, "more than " + std::to_string(kMaxFrees) + " storages freed in one message");
+  }
   flatbuffers::FlatBufferBuilder& flat = builder_->flat;
   flat.Clear();
   constexpr std::array kBodies{fbs::ClientBody::Submission, fbs::ClientBody::ResultRelease};

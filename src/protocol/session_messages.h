@@ -21,13 +21,14 @@
 namespace genie::wire {
 
 // Changes with every change of the messages; exchanged at the handshake, where both sides must have the same.
-inline constexpr uint32_t kProtocolVersion = 5;
+inline constexpr uint32_t kProtocolVersion = 6;
 
 inline constexpr size_t kMaxMessageBytes = size_t{16} << 20;
 inline constexpr size_t kMaxTextBytes = 8192;   // longer error texts are cut
 inline constexpr size_t kMaxInlineBytes = 256;  // a fetch up to this size rides in its completion
 inline constexpr size_t kMaxFetches = 65536;    // of one submission
 inline constexpr size_t kMaxRegions = 64;       // of one submission
+inline constexpr size_t kMaxFrees = kMaxMessageBytes / 8;
 inline constexpr uint32_t kNoWindow = UINT32_MAX;
 inline constexpr size_t kUploadAlignment = 64;  // of an upload within its region
 
@@ -63,9 +64,7 @@ struct SubmissionMessage {
   std::vector<uint64_t> frees;
   std::vector<UploadEntry> uploads;
   uint64_t template_id = 0;
-  std::vector<executor::SlotBinding> slots;
-  std::vector<uint32_t> param_index;
-  std::vector<int64_t> param_value;
+  std::vector<std::byte> invocation;  // as an InvocationCoder made it; empty without a template
   std::vector<FetchEntry> fetches;
   std::vector<WindowOffer> window_offers;
   std::vector<Key> regions;  // as the transport's hand_over() named them

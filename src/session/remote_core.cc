@@ -19,7 +19,7 @@ constexpr uint64_t kSpinNs = 50'000;        // how long a waiting thread spins b
 constexpr uint64_t kSliceNs = 100'000'000;  // how often a sleeping one looks at the clock
 constexpr size_t kCompletionsPerPoll = 32;
 
-// At least as much as its message takes.
+// At least as much as its message takes, and what the node makes of it.
 size_t message_bytes_bound(const Submission& submission) noexcept {
   constexpr size_t kFixed = 4096;
   constexpr size_t kEntry = 96;  // an upload, and perhaps its region
@@ -103,9 +103,13 @@ Result<std::shared_ptr<Ticket>> RemoteCore::submit(Submission submission, size_t
   message.epoch = submission.epoch;
   message.frees = std::move(submission.frees);
   message.template_id = submission.template_id;
-  message.slots = std::move(submission.slots);
-  message.param_index = std::move(submission.param_index);
-  message.param_value = std::move(submission.param_value);
+  if (submission.template_id != 0) {
+    invocations_.encode(submission.template_id,
+                        {.slots = std::move(submission.slots),
+                         .param_index = std::move(submission.param_index),
+                         .param_value = std::move(submission.param_value)},
+                        message.invocation);
+  }
   message.window_offers = std::exchange(window_offers_, {});
   message.result_releases = take_releases();
   tickets_.emplace(message.ticket, ticket);

@@ -21,6 +21,7 @@
 #include "datapath/base/file_descriptor.h"
 #include "datapath/transport.h"
 #include "src/protocol/fragments.h"
+#include "src/protocol/invocation_coder.h"
 #include "src/protocol/session_messages.h"
 #include "src/session/link.h"
 #include "src/session/span_allocator.h"
@@ -209,6 +210,7 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   datapath::EndpointId endpoint_;
   Status failure_;
   wire::Encoder encoder_;
+  wire::InvocationCoder invocations_;
   wire::Reassembler incoming_;
   std::unordered_map<uint64_t, std::shared_ptr<RemoteTicket>> tickets_;
   std::vector<wire::WindowOffer> window_offers_;  // to be told with the next submission

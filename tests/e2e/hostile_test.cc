@@ -16,6 +16,7 @@
 #include "src/protocol/session_messages.h"
 #include "src/session/link.h"
 #include "tests/e2e/node_process.h"
+#include "tests/random_seed.h"
 
 namespace genie {
 namespace {
@@ -212,15 +213,8 @@ std::vector<std::byte> valid_message() {
   return {bytes->begin(), bytes->end()};
 }
 
-uint64_t seed() {
-  const char* given = std::getenv("GENIE_TEST_SEED");
-  const uint64_t chosen = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::printf("seed %llu (GENIE_TEST_SEED repeats it)\n", static_cast<unsigned long long>(chosen));
-  return chosen;
-}
-
 TEST_F(Hostile, Garbage) {
-  std::mt19937_64 random(seed());
+  std::mt19937_64 random(test::random_seed());
   for (int round = 0; round < 5; ++round) {
     expect_refused([&](RawClient& client) {
       std::vector<std::byte> garbage(1 + random() % 4000);
@@ -238,7 +232,7 @@ TEST_F(Hostile, ATruncatedMessage) {
 }
 
 TEST_F(Hostile, MutatedMessagesEndInAnAnswerOrAFarewell) {
-  std::mt19937_64 random(seed());
+  std::mt19937_64 random(test::random_seed());
   const std::vector<std::byte> good = valid_message();
   for (int round = 0; round < 20; ++round) {
     RawClient client(*node_);

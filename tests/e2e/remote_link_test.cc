@@ -175,7 +175,8 @@ TEST(RemoteLink, LargeMessagesTravelInPieces) {
   ASSERT_TRUE(node.wait_ready()) << node.errors();
   const auto link = open(node);
   Submission submission;
-  for (uint64_t id = 1; id <= 50'000; ++id) submission.frees.push_back(id);
+  constexpr uint64_t kFarApart = 0x9E37'79B9'7F4A'7C15;  // so that each takes its bytes in the message
+  for (uint64_t i = 1; i <= 50'000; ++i) submission.frees.push_back((i * kFarApart) >> 2 | uint64_t{1} << 40);
   for (uint64_t id = 1; id <= 2'000; ++id) submission.fetches.push_back({.storage = {id, 0}, .offset = 0, .size = 8});
   const auto ticket = submit(*link, std::move(submission));
   EXPECT_EQ(ticket->outcome().fetch_status.size(), 2000U);

@@ -1,10 +1,12 @@
 // Session messages from a peer that means harm: what decodes can be sent again and comes back the same.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <span>
 #include <vector>
 
+#include "src/protocol/invocation_coder.h"
 #include "src/protocol/session_messages.h"
 
 namespace genie::wire {
@@ -25,6 +27,31 @@ void check(Encoder& encoder, Result<Message> (*decode)(std::span<const std::byte
     std::abort();
 }
 
+bool same(const InvocationNumbers& a, const InvocationNumbers& b) {
+  const auto equal = [](const executor::SlotBinding& x, const executor::SlotBinding& y) {
+    return x.id == y.id && x.version_in == y.version_in && x.version_out == y.version_out &&
+           x.size_bytes == y.size_bytes;
+  };
+  return std::ranges::equal(a.slots, b.slots, equal) && a.param_index == b.param_index &&
+         a.param_value == b.param_value;
+}
+
+// Pieces of the input, each for one of four templates: what is taken is what an encoder of ours would have sent.
+void check_invocations(std::span<const std::byte> bytes) {
+  InvocationCoder receiver, sender, mirror;
+  while (bytes.size() >= 2) {
+    const auto id = static_cast<uint64_t>(bytes[0]) % 4;
+    const size_t size = std::min(static_cast<size_t>(bytes[1]), bytes.size() - 2);
+    const Result<InvocationNumbers> got = receiver.decode(id, bytes.subspan(2, size));
+    bytes = bytes.subspan(2 + size);
+    if (!got.ok()) continue;
+    std::vector<std::byte> sent;
+    sender.encode(id, *got, sent);
+    const Result<InvocationNumbers> again = mirror.decode(id, sent);
+    if (!again.ok() || !same(*got, *again)) std::abort();
+  }
+}
+
 }  // namespace
 }  // namespace genie::wire
 
@@ -37,5 +64,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::span<const std::byte> bytes(copy.get(), size);
   check(encoder, &decode_client_message, bytes);
   check(encoder, &decode_node_message, bytes);
+  check_invocations(bytes);
   return 0;
 }

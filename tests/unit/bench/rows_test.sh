@@ -15,6 +15,7 @@ run capture
 run invoke
 run upload --filter bytes=4096
 run fetch --filter bytes=65536
+run step
 run e2e
 grep -q 'model=gpt2.*local eager' "$folder/e2e.svg" || { echo "FAIL: no bars beside the JSON of e2e"; exit 1; }
 mv "$folder/e2e.json" "$folder/e2e_shm.json"
@@ -61,6 +62,13 @@ assert {(r["name"], r["params"]["op"], r["params"]["bytes"], r["peer"]) for r in
     *(("transfer.cpu_per_byte", op, 262144, None) for op in ("write", "read")),
     ("transfer.post_batch", "write", 64, None)}, transfer
 assert all(r["params"]["transport"] == "shm" and r["p999"] >= r["p99"] >= r["median"] for r in transfer), transfer
+# A repeated step registers nothing and is a short message: these are counts, not times.
+step = json.load(open(f"{sys.argv[1]}/step.json"))["rows"]
+assert {(r["name"], r["params"]["program"]) for r in step} == {
+    (f"step.{name}", program) for name in ("flush", "message_bytes", "templates", "shapes_inferred")
+    for program in ("decode_cat", "decode_in_place", "classify", "train")}, step
+assert all(r["p99"] == 0 for r in step if r["name"] == "step.templates"), step
+assert all(r["p99"] <= 2048 for r in step if r["name"] == "step.message_bytes"), step
 assert sorted((r["name"], r["params"]["model"]) for r in rows("e2e_shm")) == [
     ("decode.tokens_per_s", "char_gpt"), ("decode.tokens_per_s", "gpt2"), ("decode.tokens_per_s", "gpt2"),
     *(("forward.latency", model) for model in ("bert", "dlrm", "encoder", "gpt2", "lstm", "moe", "resnet18", "resnet50",

@@ -13,7 +13,7 @@ check() { # name, expected exit code, actual one
 
 "$bench" --help > "$folder/help"
 check "--help" 0 $?
-for name in capture queue transfer invoke upload fetch e2e; do
+for name in capture queue transfer invoke upload fetch step e2e; do
   grep -q "^  $name " "$folder/help" || { echo "FAIL: --help does not list $name"; failures=$((failures + 1)); }
 done
 # Whatever --help lists can be run.

@@ -6,6 +6,7 @@
 
 #include "src/executor/executor.h"
 #include "tests/e2e/template_builder.h"
+#include "tests/random_seed.h"
 
 namespace genie::executor {
 namespace {
@@ -125,9 +126,7 @@ TEST_F(HostileProgram, TheNumberOfStoragesIsBounded) {
 }
 
 TEST_F(HostileProgram, RandomMutationsNeverHarm) {
-  const char* given = std::getenv("GENIE_TEST_SEED");
-  const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::printf("seed %llu (GENIE_TEST_SEED repeats it)\n", static_cast<unsigned long long>(seed));
+  const uint64_t seed = test::random_seed();
   std::mt19937_64 random(seed);
   const auto whole = test::add_template(2, kElements);
   size_t accepted = 0;

@@ -9,6 +9,8 @@
 #include <thread>
 #include <vector>
 
+#include "tests/random_seed.h"
+
 namespace genie::datapath {
 namespace {
 
@@ -80,10 +82,7 @@ TEST(Arena, BuffersOutliveTheArena) {
 
 // Random allocations and frees: live buffers never overlap, and when all are gone the arena is one piece again.
 TEST(Arena, RandomLoadKeepsBuffersDisjointAndJoinsThem) {
-  const char* given = std::getenv("GENIE_TEST_SEED");
-  const uint32_t seed =
-      given != nullptr ? static_cast<uint32_t>(std::strtoul(given, nullptr, 10)) : std::random_device{}();
-  SCOPED_TRACE("seed " + std::to_string(seed));
+  const uint64_t seed = test::random_seed();
   std::mt19937 random(seed);
   auto arena = make_arena(8 << 20);
   struct Live {

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/random_seed.h"
+
 namespace genie::datapath {
 namespace {
 
@@ -231,9 +233,7 @@ TEST_F(ForeignMemoryTest, AUserKeepsItAndGivesItBack) {
 
 // Random calls beside a list that is searched from end to end.
 TEST(RegistrationCacheRandom, AgreesWithALinearSearch) {
-  const char* given = std::getenv("GENIE_TEST_SEED");
-  const uint32_t seed = given != nullptr ? static_cast<uint32_t>(std::stoul(given)) : std::random_device{}();
-  std::printf("seed %u (GENIE_TEST_SEED repeats it)\n", seed);
+  const uint64_t seed = test::random_seed();
   std::mt19937 random(seed);
   const auto below = [&](size_t limit) { return static_cast<size_t>(random() % limit); };
   std::vector<std::byte> memory(1 << 16);

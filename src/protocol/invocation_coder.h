@@ -1,0 +1,59 @@
+// InvocationCoder: the storages and numbers of an invocation, as what differs from the last one of the same template.
+//
+// Purpose: a step that repeats names the same weights and numbers that grew by one; its message need not repeat them. Each side
+//   keeps what the last invocation of a template was, for as many templates as kRemembered numbers allow, the least recently used
+//   going first. Both sides see the same invocations in the same order, so that they remember the same.
+// Thread-safety: none; a coder belongs to one side of one session, under the lock that orders its submissions.
+// Errors: decode() answers kProtocol for bytes that no encoder made; the two sides no longer agree then, so the session is over.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "genie/status.h"
+#include "src/executor/executor.h"
+
+namespace genie::wire {
+
+struct InvocationNumbers {
+  std::vector<executor::SlotBinding> slots;
+  std::vector<uint32_t> param_index;  // parameters that differ from the template's defaults
+  std::vector<int64_t> param_value;   // as many
+};
+
+class InvocationCoder {
+ public:
+  // In all templates together, a session and side: 8 MiB. An invocation with more than a quarter of them is not remembered.
+  static constexpr size_t kRemembered = size_t{1} << 20;
+
+  // Appends to `out`.
+  void encode(uint64_t template_id, const InvocationNumbers& invocation, std::vector<std::byte>& out);
+  Result<InvocationNumbers> decode(uint64_t template_id, std::span<const std::byte> bytes);
+
+ private:
+  // All ids, then all versions in, versions out, sizes, indices, values.
+  struct Flat {
+    uint32_t slots = 0;
+    uint32_t params = 0;
+    std::vector<uint64_t> numbers;
+  };
+  struct Last {
+    Flat flat;
+    std::list<uint64_t>::iterator age;
+  };
+
+  // Null when there is none of that form.
+  const Flat* last_of(uint64_t template_id, uint32_t slots, uint32_t params) const;
+  void remember(uint64_t template_id, Flat& flat);
+
+  std::unordered_map<uint64_t, Last> last_;
+  std::list<uint64_t> ages_;  // template ids, the most recently used first
+  size_t remembered_ = 0;
+  Flat scratch_;
+};
+
+}  // namespace genie::wire
