@@ -87,6 +87,13 @@ bool batch_norm(ShapeRequest& request) { return batch_norm_results(request, requ
 // _native_batch_norm_legit.no_stats(input, weight, bias, training, momentum, eps)
 bool batch_norm_no_stats(ShapeRequest& request) { return batch_norm_results(request, request.args[3].toBool()); }
 
+// _batch_norm_with_update(input, weight, bias, running_mean, running_var, momentum, eps)
+bool batch_norm_with_update(ShapeRequest& request) {
+  if (!batch_norm_results(request, /*training=*/true)) return false;
+  request.add({0}, c10::ScalarType::Byte);  // what a fused kernel would have kept
+  return true;
+}
+
 // native_batch_norm_backward(grad_out, input, weight, running_mean, running_var, save_mean, save_invstd, train, eps, mask)
 bool batch_norm_backward(ShapeRequest& request) {
   const at::Tensor& input = request.tensor(1);
@@ -338,6 +345,7 @@ OwnShapes find_shape_function(std::string_view name) {
       {"aten::native_batch_norm", batch_norm},
       {"aten::_native_batch_norm_legit", batch_norm},
       {"aten::_native_batch_norm_legit.no_stats", batch_norm_no_stats},
+      {"aten::_batch_norm_with_update", batch_norm_with_update},
       {"aten::native_batch_norm_backward", batch_norm_backward},
       {"aten::native_layer_norm", layer_norm},
       {"aten::native_layer_norm_backward", layer_norm_backward},
