@@ -2,7 +2,7 @@
 //
 // A program warms up, then the same step is repeated with other values and, where it decodes, other lengths. Rows, per step:
 //   step.flush              microseconds of pruning, matching with a plan and a template, and submitting, per 1,000 operators
-//   step.message_bytes      of its submissions, each
+//   step.message_bytes      of all its submissions
 //   step.templates          registered after the warm-up
 //   step.shapes_inferred    that libtorch's meta kernels had to answer
 // The last two count: they have no noise.
@@ -140,8 +140,7 @@ const Figure kFigures[] = {
      }},
     {"step.message_bytes", "bytes", 2048,
      [](const Stats& before, const Stats& after) {
-       return static_cast<double>(after.message_bytes - before.message_bytes) /
-              static_cast<double>(after.submissions - before.submissions);
+       return static_cast<double>(after.message_bytes - before.message_bytes);
      }},
     {"step.templates", "registered", 0,
      [](const Stats& before, const Stats& after) {

@@ -43,6 +43,19 @@ bool may_use_tcp(const std::string& list) {
   return list.find("tcp") != std::string::npos || list.find("all") != std::string::npos;
 }
 
+// Of them, one between machines.
+bool may_use_network(const std::string& list) {
+  constexpr std::array<std::string_view, 10> kNames = {"all", "tcp",  "ib",  "rc",  "ud",
+                                                       "dc",  "ugni", "gga", "srd", "net"};
+  if (list.starts_with('^')) return true;
+  for (size_t begin = 0, end; begin <= list.size(); begin = end + 1) {
+    end = std::min(list.find(',', begin), list.size());
+    const std::string_view name = std::string_view(list).substr(begin, end - begin);
+    if (std::ranges::any_of(kNames, [&](std::string_view known) { return name.starts_with(known); })) return true;
+  }
+  return false;
+}
+
 bool is_shared_memory(const std::string& list) {
   constexpr std::array<std::string_view, 7> kNames = {"posix", "sysv", "sm", "shm", "cma", "self", "loopback"};
   for (size_t begin = 0, end; begin <= list.size(); begin = end + 1) {
@@ -105,6 +118,7 @@ Status UcxFabric::start(const UcxOptions& options) {
            .copies = true};
   const std::string tls = transports(options);
   shared_memory_ = is_shared_memory(tls);
+  networks_ = may_use_network(tls);
   Config config;
   if (config.status() != UCS_OK) return status_of(config.status(), "its settings cannot be read; look at UCX_*");
   if (!options.tls.empty()) config.set("TLS", options.tls.c_str());

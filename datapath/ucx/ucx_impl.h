@@ -352,6 +352,7 @@ class UcxFabric final : public Fabric {
   FabricInfo info_;
   bool reaches_devices_ = false;  // memory that is not the host's
   bool shared_memory_ = false;    // nothing but posix and sysv may be chosen
+  bool networks_ = true;          // some that leads to other machines may be
   ucp_context_h context_ = nullptr;
   ucp_worker_h worker_ = nullptr;
   int event_fd_ = -1;

@@ -124,7 +124,7 @@ Status UcxFabric::connect(FabricLink& base, std::span<const std::byte> peer_addr
   }
   link.peer_errors = connected.ok();
   // Shared memory cannot tell of its peer's death. A network that fails must not become it on one side.
-  if (!connected.ok() && shared_memory_) connected = connect_lane(link.lanes[0], worker.data(), false);
+  if (!connected.ok() && !networks_) connected = connect_lane(link.lanes[0], worker.data(), false);
   GENIE_TRY(std::move(connected));
   for (uint32_t lane = 0; lane < kLaneCount; ++lane) {
     if (lane != 0) GENIE_TRY(connect_lane(link.lanes[lane], worker.data(), link.peer_errors));

@@ -6,6 +6,7 @@
 #include <array>
 #include <mutex>
 #include <set>
+#include <tuple>
 
 #include "src/executor/guard_operands.h"
 #include "src/executor/guard_tables.h"
@@ -100,19 +101,31 @@ void want_bags_by_offset(const at::Tensor& offsets, int64_t indices, int64_t bag
        "there are more offsets than bags");
 }
 
-// The kernel writes machine code for each width of a row and keeps it for good, about 4 bytes per column, which no session's
-// quota counts. What all sessions of this process may have written for wide rows together is bounded.
-void want_code_for(int64_t columns) {
-  constexpr int64_t kNarrow = 1024;  // all of these together take some MB
-  constexpr int64_t kMostInAll = int64_t{1} << 26;
-  if (columns <= kNarrow) return;
+// The kernel writes machine code for each width of a row, about 4 bytes per column, for each kind of weights and indices, and
+// keeps it for good, which no session's quota counts. Widths as tables have them are so few that all of them together take some
+// 150 MB; all sessions of this process share what there is for others.
+void want_code_for(const Operands& call) {
+  constexpr int64_t kNarrow = 1024;
+  constexpr int64_t kWide = 8192;
+  constexpr int64_t kVeryWide = 65536;
+  constexpr int64_t kMost = int64_t{1} << 20;
+  constexpr int64_t kMostOfOthers = int64_t{1} << 24;  // of all other widths
+  constexpr const char* kWhy =
+      "the table's rows are too long for the memory that this node has for code: make their length a multiple of 64, "
+      "above "
+      "8192 of 1024, and at most 65536";
+  const int64_t columns = call.tensor(0).size(1);
+  if (columns <= kNarrow || (columns <= kWide && columns % 64 == 0) || (columns <= kVeryWide && columns % 1024 == 0))
+    return;
+  want(columns <= kMost, kWhy);
   static std::mutex mutex;
-  static std::set<int64_t> written;
+  static std::set<std::tuple<int64_t, at::ScalarType, at::ScalarType, bool>> written;
   static int64_t in_all = 0;
+  const std::tuple code(columns, call.tensor(0).scalar_type(), call.tensor(1).scalar_type(), call.has(6));
   const std::lock_guard<std::mutex> lock(mutex);
-  if (written.contains(columns)) return;
-  want(columns <= kMostInAll - in_all, "the table's rows are too long for the memory that this node has for code");
-  written.insert(columns);
+  if (written.contains(code)) return;
+  want(columns <= kMostOfOthers - in_all, kWhy);
+  written.insert(code);
   in_all += columns;
 }
 
@@ -127,7 +140,7 @@ void embedding_bag(const Stack& stack) {
   want(call.tensor(2).numel() > 0 || (indices.numel() == 0 && !call.flag(7)), "indices without a bag");
   want(call.number(4) >= 0 && call.number(4) <= 2, "an unknown mode");
   if (call.has(6)) want(call.tensor(6).sizes() == indices.sizes(), "the weights are not one per index");
-  want_code_for(weight.size(1));
+  want_code_for(call);
 }
 
 struct Bags {

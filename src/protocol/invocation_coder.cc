@@ -12,6 +12,9 @@ namespace {
 constexpr uint64_t kMostSlots = kMaxMessageBytes / 32;
 constexpr uint64_t kMostParams = kMaxMessageBytes / 16;
 
+// What it takes to remember one with no numbers at all, at least.
+constexpr size_t kNumbersPerEntry = 20;
+
 size_t count_of(uint64_t slots, uint64_t params) { return slots * 4 + params * 2; }
 
 template <typename Get>
@@ -28,34 +31,49 @@ const InvocationCoder::Flat* InvocationCoder::last_of(uint64_t template_id, uint
   return flat.slots == slots && flat.params == params ? &flat : nullptr;
 }
 
-// Takes the numbers, and leaves those of before for their memory.
-void InvocationCoder::remember(uint64_t template_id, Flat& flat) {
-  const bool keeps = flat.numbers.size() <= kRemembered / 4;
-  const auto found = last_.find(template_id);
+// By counts that both sides have alike, whatever memory their vectors took.
+void InvocationCoder::remember(uint64_t template_id) {
+  const auto cost = [](const Flat& flat) { return flat.numbers.size() + kNumbersPerEntry; };
+  const std::vector<uint64_t>& numbers = scratch_.numbers;
+  const bool keeps = numbers.size() <= largest();
+  auto found = last_.find(template_id);
   if (found != last_.end()) {
-    remembered_ -= found->second.flat.numbers.size();
-    if (keeps) {
-      std::swap(found->second.flat, flat);
-      remembered_ += found->second.flat.numbers.size();
-      ages_.splice(ages_.begin(), ages_, found->second.age);
-    } else {
+    remembered_ -= cost(found->second.flat);
+    if (!keeps) {
       ages_.erase(found->second.age);
       last_.erase(found);
     }
-  } else if (keeps) {
-    remembered_ += flat.numbers.size();
-    ages_.push_front(template_id);
-    last_.emplace(template_id, Last{std::move(flat), ages_.begin()});
   }
-  while (remembered_ > kRemembered) {
+  if (keeps) {
+    if (found == last_.end()) {
+      ages_.push_front(template_id);
+      found = last_.emplace(template_id, Last{{}, ages_.begin()}).first;
+    } else {
+      ages_.splice(ages_.begin(), ages_, found->second.age);
+    }
+    Flat& flat = found->second.flat;
+    flat.slots = scratch_.slots;
+    flat.params = scratch_.params;
+    if (flat.numbers.capacity() > 2 * numbers.size()) flat.numbers = {};
+    flat.numbers.assign(numbers.begin(), numbers.end());
+    remembered_ += cost(flat);
+  }
+  while (remembered_ > most_) {
     const auto oldest = last_.find(ages_.back());
-    remembered_ -= oldest->second.flat.numbers.size();
+    remembered_ -= cost(oldest->second.flat);
     last_.erase(oldest);
     ages_.pop_back();
   }
+  if (scratch_.numbers.capacity() > 2 * largest()) scratch_.numbers = {};
 }
 
-// slots, params, then runs: how many numbers are the last invocation's, how many are not, and these as differences from it. Without a
+size_t InvocationCoder::bytes_held() const noexcept {
+  size_t numbers = scratch_.numbers.capacity();
+  for (const auto& [id, last] : last_) numbers += last.flat.numbers.capacity() + kNumbersPerEntry;
+  return numbers * sizeof(uint64_t);
+}
+
+// Its number, slots, params, then runs: how many numbers are the last invocation's, how many are not, and these as differences from it. Without a
 // last one each is the difference from the number before it.
 void InvocationCoder::encode(uint64_t template_id, const InvocationNumbers& invocation, std::vector<std::byte>& out) {
   Flat& flat = scratch_;
@@ -70,6 +88,7 @@ void InvocationCoder::encode(uint64_t template_id, const InvocationNumbers& invo
   append(now, invocation.slots, [](const executor::SlotBinding& slot) { return slot.size_bytes; });
   now.insert(now.end(), invocation.param_index.begin(), invocation.param_index.end());
   for (const int64_t value : invocation.param_value) now.push_back(static_cast<uint64_t>(value));
+  put_varint(out, invocations_++);
   put_varint(out, flat.slots);
   put_varint(out, flat.params);
   if (const Flat* const last = last_of(template_id, flat.slots, flat.params)) {
@@ -88,12 +107,13 @@ void InvocationCoder::encode(uint64_t template_id, const InvocationNumbers& invo
     uint64_t previous = 0;
     for (const uint64_t number : now) put_difference(out, std::exchange(previous, number), number);
   }
-  remember(template_id, flat);
+  remember(template_id);
 }
 
 Result<InvocationNumbers> InvocationCoder::decode(uint64_t template_id, std::span<const std::byte> bytes) {
   const auto wrong = [] { return Status(Errc::kProtocol, "an invocation that cannot be read"); };
   VarintReader reader(bytes);
+  if (reader.number() != invocations_ || !reader.ok()) return wrong();
   const uint64_t slots = reader.number();
   const uint64_t params = reader.number();
   if (!reader.ok() || slots > kMostSlots || params > kMostParams) return wrong();
@@ -141,7 +161,8 @@ Result<InvocationNumbers> InvocationCoder::decode(uint64_t template_id, std::spa
     invocation.param_index[i] = static_cast<uint32_t>(indices[i]);
     invocation.param_value[i] = static_cast<int64_t>(indices[params + i]);
   }
-  remember(template_id, flat);
+  ++invocations_;
+  remember(template_id);
   return invocation;
 }
 

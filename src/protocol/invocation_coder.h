@@ -1,8 +1,9 @@
 // InvocationCoder: the storages and numbers of an invocation, as what differs from the last one of the same template.
 //
 // Purpose: a step that repeats names the same weights and numbers that grew by one; its message need not repeat them. Each side
-//   keeps what the last invocation of a template was, for as many templates as kRemembered numbers allow, the least recently used
-//   going first. Both sides see the same invocations in the same order, so that they remember the same.
+//   keeps what the last invocation of a template was, for as many templates as `remembered` numbers allow, the least recently
+//   used going first. Both sides see the same invocations in the same order, so that they remember the same; each invocation
+//   carries its place in that order, so that a lost one is noticed.
 // Thread-safety: none; a coder belongs to one side of one session, under the lock that orders its submissions.
 // Errors: decode() answers kProtocol for bytes that no encoder made; the two sides no longer agree then, so the session is over.
 #pragma once
@@ -27,12 +28,19 @@ struct InvocationNumbers {
 
 class InvocationCoder {
  public:
-  // In all templates together, a session and side: 8 MiB. An invocation with more than a quarter of them is not remembered.
+  // Numbers in all templates together, of a session and side, each of 8 bytes. Both sides must have the same.
   static constexpr size_t kRemembered = size_t{1} << 20;
 
-  // Appends to `out`.
+  explicit InvocationCoder(size_t remembered = kRemembered) : most_(remembered) {}
+
+  // Appends to `out`. There are as many indices as values.
   void encode(uint64_t template_id, const InvocationNumbers& invocation, std::vector<std::byte>& out);
   Result<InvocationNumbers> decode(uint64_t template_id, std::span<const std::byte> bytes);
+
+  // An invocation with more numbers is not remembered: to repeat it takes its bytes again.
+  size_t largest() const noexcept { return most_ / 64; }
+  // What is held between two calls, about.
+  size_t bytes_held() const noexcept;
 
  private:
   // All ids, then all versions in, versions out, sizes, indices, values.
@@ -48,11 +56,14 @@ class InvocationCoder {
 
   // Null when there is none of that form.
   const Flat* last_of(uint64_t template_id, uint32_t slots, uint32_t params) const;
-  void remember(uint64_t template_id, Flat& flat);
+  // What scratch_ holds.
+  void remember(uint64_t template_id);
 
+  const size_t most_;
   std::unordered_map<uint64_t, Last> last_;
   std::list<uint64_t> ages_;  // template ids, the most recently used first
   size_t remembered_ = 0;
+  uint64_t invocations_ = 0;
   Flat scratch_;
 };
 

@@ -23,7 +23,7 @@ constexpr size_t kCompletionsPerPoll = 32;
 size_t message_bytes_bound(const Submission& submission) noexcept {
   constexpr size_t kFixed = 4096;
   constexpr size_t kEntry = 96;  // an upload, and perhaps its region
-  return kFixed + 8 * submission.frees.size() + kEntry * submission.uploads.size() + 32 * submission.slots.size() +
+  return kFixed + 10 * submission.frees.size() + kEntry * submission.uploads.size() + 32 * submission.slots.size() +
          16 * submission.param_index.size() + kEntry * submission.fetches.size();
 }
 
@@ -77,6 +77,9 @@ Result<std::shared_ptr<Ticket>> RemoteCore::submit(Submission submission, size_t
   if (const size_t bytes = message_bytes_bound(submission); bytes > wire::kMaxMessageBytes) {
     return Status(Errc::kOutOfRange, "a submission of about " + std::to_string(bytes) + " bytes; the limit is " +
                                          std::to_string(wire::kMaxMessageBytes) + ": flush more often");
+  }
+  if (submission.param_index.size() != submission.param_value.size()) {
+    return Status(Errc::kInvalidArgument, "a submission with other indices of parameters than values");
   }
   if (submission.fetches.size() > wire::kMaxFetches) {
     return Status(Errc::kOutOfRange, "more than " + std::to_string(wire::kMaxFetches) + " fetches in one submission");

@@ -13,6 +13,7 @@
 #include "datapath/backends.h"
 #include "src/executor/executor.h"
 #include "src/protocol/fragments.h"
+#include "src/protocol/invocation_coder.h"
 #include "src/protocol/session_messages.h"
 #include "src/session/link.h"
 #include "tests/e2e/node_process.h"
@@ -242,6 +243,65 @@ TEST_F(Hostile, MutatedMessagesEndInAnAnswerOrAFarewell) {
       std::vector<std::byte> bad = good;
       bad[random() % bad.size()] ^= std::byte(1U << (random() % 8));
       alive = client.send(bad);
+    }
+  }
+}
+
+std::vector<std::byte> invoking(uint64_t ticket, std::vector<std::byte> invocation) {
+  wire::SubmissionMessage message;
+  message.ticket = ticket;
+  message.template_id = 7;
+  message.invocation = std::move(invocation);
+  wire::Encoder encoder;
+  const auto bytes = encoder.encode(wire::ClientMessage(message));
+  return {bytes->begin(), bytes->end()};
+}
+
+// What an honest client would send of steps of 40 storages, whether there is such a template or not.
+std::vector<std::byte> step_of(wire::InvocationCoder& coder, uint64_t step) {
+  wire::InvocationNumbers numbers;
+  for (uint64_t i = 0; i < 40; ++i) numbers.slots.push_back({.id = i * step + 1});
+  std::vector<std::byte> bytes;
+  coder.encode(7, numbers, bytes);
+  return bytes;
+}
+
+TEST_F(Hostile, InvocationsThatCannotBeRead) {
+  expect_refused([](RawClient& client) { (void)client.send(invoking(1, {})); }, "invocation");
+  expect_refused(
+      [](RawClient& client) {
+        wire::InvocationCoder coder;
+        std::vector<std::byte> cut = step_of(coder, 1);
+        cut.pop_back();
+        (void)client.send(invoking(1, cut));
+      },
+      "invocation");
+  // One is left out, or comes twice.
+  expect_refused(
+      [](RawClient& client) {
+        wire::InvocationCoder coder;
+        (void)client.send(invoking(1, step_of(coder, 1)));
+        (void)step_of(coder, 2);
+        (void)client.send(invoking(2, step_of(coder, 3)));
+      },
+      "invocation");
+  expect_refused(
+      [](RawClient& client) {
+        wire::InvocationCoder coder;
+        const std::vector<std::byte> step = step_of(coder, 1);
+        for (uint64_t ticket : {1, 2}) (void)client.send(invoking(ticket, step));
+      },
+      "invocation");
+  std::mt19937_64 random(test::random_seed());
+  for (int round = 0; round < 10; ++round) {
+    RawClient client(*node_);
+    ASSERT_TRUE(client.connect());
+    wire::InvocationCoder coder;
+    bool alive = true;
+    for (uint64_t i = 1; i <= 50 && alive; ++i) {
+      std::vector<std::byte> step = step_of(coder, i);
+      if (random() % 4 == 0) step[random() % step.size()] ^= std::byte(1U << (random() % 8));
+      alive = client.send(invoking(i, std::move(step)));
     }
   }
 }

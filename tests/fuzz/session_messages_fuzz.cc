@@ -36,11 +36,12 @@ bool same(const InvocationNumbers& a, const InvocationNumbers& b) {
          a.param_value == b.param_value;
 }
 
-// Pieces of the input, each for one of four templates: what is taken is what an encoder of ours would have sent.
+// Pieces of the input, each for one of 256 templates: what is taken is what an encoder of ours would have sent.
 void check_invocations(std::span<const std::byte> bytes) {
-  InvocationCoder receiver, sender, mirror;
+  constexpr size_t kRemembered = size_t{1} << 12;  // few, so that much is forgotten
+  InvocationCoder receiver(kRemembered), sender(kRemembered), mirror(kRemembered);
   while (bytes.size() >= 2) {
-    const auto id = static_cast<uint64_t>(bytes[0]) % 4;
+    const auto id = static_cast<uint64_t>(bytes[0]);
     const size_t size = std::min(static_cast<size_t>(bytes[1]), bytes.size() - 2);
     const Result<InvocationNumbers> got = receiver.decode(id, bytes.subspan(2, size));
     bytes = bytes.subspan(2 + size);
@@ -49,6 +50,7 @@ void check_invocations(std::span<const std::byte> bytes) {
     sender.encode(id, *got, sent);
     const Result<InvocationNumbers> again = mirror.decode(id, sent);
     if (!again.ok() || !same(*got, *again)) std::abort();
+    if (receiver.bytes_held() > 3 * kRemembered * sizeof(uint64_t)) std::abort();
   }
 }
 
