@@ -37,7 +37,8 @@ UNINITIALISED = {"empty", "empty_like", "empty_permuted", "empty_strided", "new_
 # Arguments that PyTorch wants on the CPU whatever the device.
 STAYS_ON_CPU = {"tensor_split"}
 # The CPU has no nan_to_num for them: compared in a wider type.
-WIDENED = {torch.complex32: torch.complex64, torch.float8_e4m3fn: torch.float32, torch.float8_e5m2: torch.float32}
+EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
+WIDENED = {torch.complex32: torch.complex64} | dict.fromkeys(EIGHT_BITS, torch.float32)
 
 
 class Difference(Exception):
