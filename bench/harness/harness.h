@@ -57,8 +57,8 @@ struct RowSpec {
 
 struct Options {
   bool quick = false;
-  std::string filter;               // only rows whose "name params" contains it
-  std::vector<std::string> models;  // only rows whose params.model is one of these; none: all rows
+  std::string filter;                   // only rows whose "name params" contains it
+  std::vector<std::string> models;      // only rows whose params.model is one of these; none: all rows
   std::vector<std::string> transports;  // none: those that the bench runs by itself
   // Of transfer alone; none: all of them.
   std::vector<std::string> ops;
