@@ -85,4 +85,14 @@ inline size_t carry_every_size(Link& link, uint64_t first_id, std::span<const si
   return total;
 }
 
+// Over a network no upload is copied by the node. A fetch of one is, once, for it lies in memory that several storages share.
+inline void expect_every_size_across(Link& link) {
+  EXPECT_EQ(link.node().transport, "ucx");
+  const size_t carried = carry_every_size(link, 1);
+  const LinkCounters counters = link.counters();
+  EXPECT_EQ(counters.upload_bytes, carried);
+  EXPECT_EQ(counters.upload_copied_bytes, 0U);
+  EXPECT_LE(counters.fetch_copied_bytes, counters.fetch_bytes);
+}
+
 }  // namespace genie::session

@@ -43,26 +43,26 @@ bool may_use_tcp(const std::string& list) {
   return list.find("tcp") != std::string::npos || list.find("all") != std::string::npos;
 }
 
-// Of them, one between machines.
-bool may_use_network(const std::string& list) {
-  constexpr std::array<std::string_view, 10> kNames = {"all", "tcp",  "ib",  "rc",  "ud",
-                                                       "dc",  "ugni", "gga", "srd", "net"};
-  if (list.starts_with('^')) return true;
+template <typename Is>
+bool any_name(std::string_view list, const Is& is) {
   for (size_t begin = 0, end; begin <= list.size(); begin = end + 1) {
     end = std::min(list.find(',', begin), list.size());
-    const std::string_view name = std::string_view(list).substr(begin, end - begin);
-    if (std::ranges::any_of(kNames, [&](std::string_view known) { return name.starts_with(known); })) return true;
+    if (is(list.substr(begin, end - begin))) return true;
   }
   return false;
 }
 
-bool is_shared_memory(const std::string& list) {
+// Of them, one between machines.
+bool may_use_network(std::string_view list) {
+  constexpr std::array<std::string_view, 9> kNames = {"all", "tcp", "ib", "rc", "ud", "dc", "ugni", "gga", "srd"};
+  return list.starts_with('^') || any_name(list, [&](std::string_view name) {
+           return std::ranges::any_of(kNames, [&](std::string_view known) { return name.starts_with(known); });
+         });
+}
+
+bool is_shared_memory(std::string_view list) {
   constexpr std::array<std::string_view, 7> kNames = {"posix", "sysv", "sm", "shm", "cma", "self", "loopback"};
-  for (size_t begin = 0, end; begin <= list.size(); begin = end + 1) {
-    end = std::min(list.find(',', begin), list.size());
-    if (std::ranges::find(kNames, std::string_view(list).substr(begin, end - begin)) == kNames.end()) return false;
-  }
-  return true;
+  return !any_name(list, [&](std::string_view name) { return std::ranges::find(kNames, name) == kNames.end(); });
 }
 
 class Config {

@@ -112,8 +112,7 @@ void want_code_for(const Operands& call) {
   constexpr int64_t kMostOfOthers = int64_t{1} << 24;  // of all other widths
   constexpr const char* kWhy =
       "the table's rows are too long for the memory that this node has for code: make their length a multiple of 64, "
-      "above "
-      "8192 of 1024, and at most 65536";
+      "above 8192 of 1024, and at most 65536";
   const int64_t columns = call.tensor(0).size(1);
   if (columns <= kNarrow || (columns <= kWide && columns % 64 == 0) || (columns <= kVeryWide && columns % 1024 == 0))
     return;

@@ -73,8 +73,8 @@ size_t InvocationCoder::bytes_held() const noexcept {
   return numbers * sizeof(uint64_t);
 }
 
-// Its number, slots, params, then runs: how many numbers are the last invocation's, how many are not, and these as differences from it. Without a
-// last one each is the difference from the number before it.
+// Its number, slots, params, then runs: how many numbers are the last invocation's, how many are not, and these as differences
+// from it. Without a last one each is the difference from the number before it.
 void InvocationCoder::encode(uint64_t template_id, const InvocationNumbers& invocation, std::vector<std::byte>& out) {
   Flat& flat = scratch_;
   flat.slots = static_cast<uint32_t>(invocation.slots.size());

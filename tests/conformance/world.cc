@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "datapath/base/file_descriptor.h"
+#include "tests/random_seed.h"
 
 namespace genie::datapath::conformance {
 
@@ -33,12 +34,7 @@ uint64_t patience_ms() {
   return patience;
 }
 
-uint32_t test_seed() {
-  const char* given = std::getenv("GENIE_TEST_SEED");
-  const auto seed = given != nullptr ? static_cast<uint32_t>(std::strtoul(given, nullptr, 10)) : std::random_device{}();
-  std::printf("seed %u (GENIE_TEST_SEED=%u repeats this load)\n", seed, seed);
-  return seed;
-}
+uint32_t test_seed() { return static_cast<uint32_t>(genie::test::random_seed()); }
 
 std::string free_tcp_address() {
   const FileDescriptor probe(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));

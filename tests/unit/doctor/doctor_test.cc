@@ -231,26 +231,23 @@ INSTANTIATE_TEST_SUITE_P(
              Level::kWarn, "1 GiB, by a limit of the control group", "--memory"}),
     [](const auto& info) { return info.param.name; });
 
+void without_rdma(Tree& tree) {
+  tree.remove("/sys/class/infiniband");
+  for (const char* nic : {"0000:3b:00.0", "0000:3b:00.1"}) tree.remove(std::string("/sys/bus/pci/devices/") + nic);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Rdma, OneThingWrong,
     testing::Values(
         Case{"NoDeviceForVerbs",
-             [](Tree& t) {
-               t.remove("/sys/class/infiniband");
-               for (const char* nic : {"0000:3b:00.0", "0000:3b:00.1"})
-                 t.remove(std::string("/sys/bus/pci/devices/") + nic);
-             },
+             without_rdma,
              "rdma.devices",
              Level::kFail,
              "verbs needs",
              "rdma link add rxe0",
              {.transport = "verbs"}},
         Case{"NoDeviceForAListWithVerbs",
-             [](Tree& t) {
-               t.remove("/sys/class/infiniband");
-               for (const char* nic : {"0000:3b:00.0", "0000:3b:00.1"})
-                 t.remove(std::string("/sys/bus/pci/devices/") + nic);
-             },
+             without_rdma,
              "rdma.devices",
              Level::kFail,
              "verbs needs",
