@@ -127,6 +127,9 @@ class Transport {
   // own, page by page, while all other pages show what this side writes. Zeroed, not present yet; released like any region.
   // kUnsupported without Capabilities::publishes_memory.
   virtual Result<Region> publish(EndpointId endpoint, size_t size) = 0;
+  // The caller's own memory, for operations of this side and of peers; messages leave from host memory alone. GPU memory that some device
+  // does not reach is copied by way of host memory (the log says so): then it is for writes and reads of this side, and `remote` is
+  // the invalid key.
   virtual Result<Region> register_memory(std::span<std::byte> memory, MemoryKind kind) = 0;
   // Frees (or unregisters) a region. kBusy while posted operations use it; kStale for an old key.
   virtual Status release(MemoryKey key) = 0;

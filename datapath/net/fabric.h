@@ -46,7 +46,8 @@ struct FabricInfo {
   uint32_t max_in_flight = 0;    // descriptors per lane that keep it full
   // Whether a write costs this side's CPU a pass over the bytes (sockets, shared memory): for the counters.
   bool copies = false;
-  // Whether it costs one where `local` is not registered: the fabric copies it by way of memory that is.
+  // Whether it costs one where `local` is not registered or its memory is staged: the fabric copies it by way of memory that devices
+  // reach.
   bool stages = false;
 };
 
@@ -57,6 +58,10 @@ class FabricMemory {
   virtual ~FabricMemory() = default;
   std::byte* data = nullptr;
   size_t size = 0;
+  // The CPU can read and write it.
+  bool on_host = true;
+  // Some device does not reach it: the fabric copies its bytes by way of memory of its own, and no peer can be given a key of it.
+  bool staged = false;
 };
 
 // A peer's memory, ready for descriptors of one link.

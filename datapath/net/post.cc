@@ -35,6 +35,9 @@ Status NetTransport::send(EndpointId id, Buffer& message, uint32_t immediate, co
     return Status(Errc::kOutOfRange, "a message larger than max_send_bytes; write it into a region");
   }
   LocalRegion* const region = regions_.find(message.key().index, message.key().generation);
+  if (region != nullptr && !region->memory->on_host) {
+    return Status(Errc::kInvalidArgument, "messages leave from host memory; write GPU memory into a region");
+  }
   Op* const op = enqueue(*endpoint, Opcode::kSend, immediate, message, options);
   if (op == nullptr) return Errc::kAgain;
   if (region != nullptr) ++region->users;
@@ -239,7 +242,7 @@ void NetTransport::complete(SlotId slot, Errc result) {
   Op& op = *ops_.find(slot.index, slot.generation);
   if (Endpoint* const endpoint = find(op.endpoint); endpoint != nullptr) --endpoint->ops;
   release_users(op);
-  const bool copied = info_.copies || (info_.stages && op.memory == nullptr);
+  const bool copied = info_.copies || (info_.stages && (op.memory == nullptr || op.memory->staged));
   if (result == Errc::kOk && copied && op.is_transfer()) {
     (op.opcode == Opcode::kRead ? counters_.bytes_copied_rx : counters_.bytes_copied_tx) += op.buffer.size();
   }

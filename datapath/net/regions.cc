@@ -52,6 +52,7 @@ Result<Region> NetTransport::add_region(EndpointId endpoint, std::unique_ptr<Fab
 
 // A failure ends the endpoint: the peer would take the region's key for a forged one.
 void NetTransport::announce(Endpoint& endpoint, const LocalRegion& region) {
+  if (region.memory->staged) return;
   const Result<std::vector<std::byte>> packed = fabric_->export_memory(*endpoint.link, *region.memory);
   if (!packed.ok()) {
     endpoint.broken = packed.code();
@@ -109,6 +110,7 @@ Result<Region> NetTransport::register_memory(std::span<std::byte> memory, Memory
   GENIE_TRY(registered.status());
   Result<Region> region = add_region(EndpointId(), std::move(*registered), memory.size());
   const LocalRegion& made = *regions_.find(region->key.index, region->key.generation);
+  if (made.memory->staged) region->remote = RemoteKey();
   endpoints_.for_each([&](SlotId, Endpoint& endpoint) {
     if (endpoint.usable()) announce(endpoint, made);
   });

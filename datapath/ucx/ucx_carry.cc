@@ -221,7 +221,7 @@ void UcxFabric::drop_carried(UcxLink& link) {
 // Null where the peer may not address it.
 UcxMemory* UcxFabric::find_granted(UcxLink& link, const Place& place, uint64_t size) {
   UcxMemory** const found = link.granted.find(place.grant, place.generation);
-  if (found == nullptr || !(*found)->host) return nullptr;
+  if (found == nullptr || !(*found)->on_host) return nullptr;
   UcxMemory* const memory = *found;
   return size <= memory->size && place.offset <= memory->size - size ? memory : nullptr;
 }

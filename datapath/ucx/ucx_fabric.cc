@@ -9,6 +9,7 @@
 #include "datapath/memory/pages.h"
 #include "datapath/memory/populate.h"
 #include "datapath/ucx/route.h"
+#include "datapath/ucx/tls_list.h"
 #include "datapath/ucx/ucx_impl.h"
 #include "datapath/ucx/ucx_log.h"
 
@@ -35,34 +36,6 @@ bool is_set(const char* variable) { return std::getenv(variable) != nullptr; }
 std::string transports(const UcxOptions& options) {
   const char* const variable = std::getenv("UCX_TLS");
   return !options.tls.empty() ? options.tls : variable != nullptr ? variable : "all";
-}
-
-// UCX warns of settings of transports that it does not use.
-bool may_use_tcp(const std::string& list) {
-  if (list.starts_with('^')) return list.find("tcp") == std::string::npos;
-  return list.find("tcp") != std::string::npos || list.find("all") != std::string::npos;
-}
-
-template <typename Is>
-bool any_name(std::string_view list, const Is& is) {
-  for (size_t begin = 0, end; begin <= list.size(); begin = end + 1) {
-    end = std::min(list.find(',', begin), list.size());
-    if (is(list.substr(begin, end - begin))) return true;
-  }
-  return false;
-}
-
-// Of them, one between machines.
-bool may_use_network(std::string_view list) {
-  constexpr std::array<std::string_view, 9> kNames = {"all", "tcp", "ib", "rc", "ud", "dc", "ugni", "gga", "srd"};
-  return list.starts_with('^') || any_name(list, [&](std::string_view name) {
-           return std::ranges::any_of(kNames, [&](std::string_view known) { return name.starts_with(known); });
-         });
-}
-
-bool is_shared_memory(std::string_view list) {
-  constexpr std::array<std::string_view, 7> kNames = {"posix", "sysv", "sm", "shm", "cma", "self", "loopback"};
-  return !any_name(list, [&](std::string_view name) { return std::ranges::find(kNames, name) == kNames.end(); });
 }
 
 class Config {
@@ -123,6 +96,7 @@ Status UcxFabric::start(const UcxOptions& options) {
   if (config.status() != UCS_OK) return status_of(config.status(), "its settings cannot be read; look at UCX_*");
   if (!options.tls.empty()) config.set("TLS", options.tls.c_str());
   // They are one setting: the second must not be less than the first.
+  // UCX warns of settings of transports that it does not use.
   if (may_use_tcp(tls) && !is_set("UCX_TCP_TX_SEG_SIZE") && !is_set("UCX_TCP_RX_SEG_SIZE")) {
     config.set("TX_SEG_SIZE", "1m");
     config.set("RX_SEG_SIZE", "1m");

@@ -125,9 +125,8 @@ struct UcxMemory final : FabricMemory {
   };
   UcxFabric* fabric = nullptr;
   std::unique_ptr<Mapping> mapping;  // none where UCX was not asked
-  bool host = true;
-  bool lasting = false;       // ours: it can be kept until its last answer has left
-  std::vector<Grant> grants;  // the links that may address it
+  bool lasting = false;              // ours: it can be kept until its last answer has left
+  std::vector<Grant> grants;         // the links that may address it
   std::vector<std::byte> packed_key;
 };
 

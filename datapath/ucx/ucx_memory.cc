@@ -106,7 +106,7 @@ Result<std::unique_ptr<FabricMemory>> UcxFabric::register_memory(std::span<std::
     local->fabric = this;
     local->data = memory.data();
     local->size = memory.size();
-    local->host = kind == MemoryKind::kHost;
+    local->on_host = kind == MemoryKind::kHost;
     return std::unique_ptr<FabricMemory>(std::move(local));
   }
   ucp_mem_map_params_t params{};
@@ -117,7 +117,7 @@ Result<std::unique_ptr<FabricMemory>> UcxFabric::register_memory(std::span<std::
   params.memory_type = kind == MemoryKind::kCuda ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
   Result<std::unique_ptr<FabricMemory>> mapped = map(params);
   GENIE_TRY(mapped.status());
-  static_cast<UcxMemory&>(**mapped).host = kind == MemoryKind::kHost;
+  static_cast<UcxMemory&>(**mapped).on_host = kind == MemoryKind::kHost;
   return mapped;
 }
 
@@ -138,7 +138,7 @@ Result<std::vector<std::byte>> UcxFabric::export_memory(FabricLink& base, Fabric
     slot = link.granted.emplace(&memory);
     memory.grants.push_back({link.slot, slot});
   }
-  const KeyPrefix prefix{.grant = slot.index, .generation = slot.generation, .host = memory.host ? 1U : 0U};
+  const KeyPrefix prefix{.grant = slot.index, .generation = slot.generation, .host = memory.on_host ? 1U : 0U};
   std::vector<std::byte> key(sizeof(prefix));
   std::memcpy(key.data(), &prefix, sizeof(prefix));
   key.insert(key.end(), memory.packed_key.begin(), memory.packed_key.end());

@@ -95,7 +95,7 @@ size_t UcxFabric::post(FabricLink& base, TransferClass transfer_class, std::span
     if (lane.endpoint == nullptr || link.failed) break;
     const auto& remote = *static_cast<const UcxRemote*>(item.remote);
     const auto* const memory = static_cast<const UcxMemory*>(item.memory);
-    const bool carried = remote.carried && (memory == nullptr || memory->host);
+    const bool carried = remote.carried && (memory == nullptr || memory->on_host);
     const bool piece = carried && item.op == Descriptor::Op::kWrite && item.size <= kPieceBytes;
     if (!piece && lane.large >= (carried && item.op == Descriptor::Op::kRead ? kMaxReads : kMaxLarge)) break;
     if (carried) {

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "datapath/base/log.h"
+#include "datapath/memory/numa.h"
 
 namespace genie::datapath::verbs {
 namespace {
@@ -160,8 +161,10 @@ void open_every(std::span<ibv_device* const> all, const VerbsOptions& options,
       }
     }
   }
+  const int thread_node = numa_node_of_this_thread();
+  const auto rank = [](const auto& device) { return PortRank{device->megabits, device->numa_node}; };
   std::stable_sort(opened.begin(), opened.end(),
-                   [](const auto& a, const auto& b) { return a->megabits > b->megabits; });
+                   [&](const auto& a, const auto& b) { return better_port(rank(a), rank(b), thread_node); });
 }
 
 }  // namespace
@@ -202,8 +205,9 @@ Status Device::read_addresses(int gid_index) {
 }
 
 std::string Device::describe() const {
-  return fmt::format("{} port {}, {} ({}, GID {}), MTU {}, {} Mbit/s", name, port, gid_text(gid.gid),
-                     gid_type_name(gid.type), gid.index, 128 << mtu, megabits);
+  return fmt::format("{} port {}, {} ({}, GID {}), MTU {}, {} Mbit/s{}", name, port, gid_text(gid.gid),
+                     gid_type_name(gid.type), gid.index, 128 << mtu, megabits,
+                     numa_node < 0 ? std::string() : fmt::format(", NUMA node {}", numa_node));
 }
 
 Status Device::reserve(int wanted) {

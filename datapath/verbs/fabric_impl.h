@@ -64,6 +64,7 @@ class VerbsFabric final : public net::Fabric {
 
   explicit VerbsFabric(const VerbsOptions& options);
   Status start();
+  Status try_devices(std::span<std::byte> memory, MemoryKind kind, bool shared);
 
   // -- link.cc
   Status add_rail(Link& link, Device& device, const GidEntry& gid);
@@ -75,8 +76,10 @@ class VerbsFabric final : public net::Fabric {
   void destroy_pairs(Link& link, Rail& rail) noexcept;
 
   // -- post.cc
-  int choose_rail(const Link& link, size_t lane, size_t size) const noexcept;
+  int choose_rail(const Link& link, size_t lane, const net::Descriptor& wanted) const noexcept;
   bool stage(Lane& lane, Flight& flight, const QueuePair& pair);
+  static Status copy_staged(const Flight& flight);
+  void refuse(Link& link, size_t lane, Flight& flight, const Status& why);
   void append(Link& link, size_t lane, uint32_t count);
   ibv_send_wr& extend(QueuePair& pair, Work work);
   void ring_doorbell(Chain& chain);
@@ -126,6 +129,7 @@ class VerbsFabric final : public net::Fabric {
   std::vector<Link*> failing_;  // have a rail on its way down
   std::vector<ibv_wc> stashed_;
   bool armed_ = false;
+  bool told_of_staging_ = false;
   uint32_t polls_ = 0;
 };
 

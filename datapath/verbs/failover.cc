@@ -129,10 +129,11 @@ void VerbsFabric::resume(Link& link, uint32_t index) {
     for (uint32_t count = lane.begin; count != lane.end; ++count) {
       Flight& flight = lane.flight(count);
       if (flight.done || flight.rail != index) continue;
-      const int other = choose_rail(link, i, flight.descriptor.size);
+      const int other = choose_rail(link, i, flight.descriptor);
       if (other < 0) return;
       flight.rail = static_cast<uint8_t>(other);
       append(link, i, count);
+      if (!link.alive()) return;
     }
     ring_doorbells();
     if (!moves) continue;

@@ -101,6 +101,14 @@ Result<std::unique_ptr<net::FabricLink>> VerbsFabric::open_link(std::string_view
     GENIE_TRY(add_rail(*link, *device, gid));
   }
   GENIE_TRY(make_rings(*link));
+  // What travels within the work request does so on every rail: a transfer may change over.
+  uint32_t inline_max = UINT32_MAX;
+  for (const Rail& rail : link->rails) {
+    for (const auto& pair : rail.pairs) inline_max = std::min(inline_max, pair->inline_max);
+  }
+  for (const Rail& rail : link->rails) {
+    for (const auto& pair : rail.pairs) pair->inline_max = inline_max;
+  }
   return std::unique_ptr<net::FabricLink>(std::move(link));
 }
 

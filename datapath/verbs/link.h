@@ -52,7 +52,7 @@ struct Rail {
 
 struct Flight {
   net::Descriptor descriptor;
-  std::byte* staged = nullptr;  // where its bytes lie instead, while `local` is not registered
+  std::byte* staged = nullptr;  // where its bytes lie instead, where devices do not reach `local`
   uint8_t rail = 0;
   bool done = false;
   Errc result = Errc::kOk;

@@ -68,8 +68,7 @@ Status explain_registration(int error, size_t size, MemoryKind kind) {
     return Status(Errc::kUnsupported,
                   what +
                       "neither a dma-buf nor nvidia-peermem gave access to GPU memory; load the module "
-                      "with 'modprobe nvidia-peermem' or install the open kernel driver. Until then "
-                      "GPU memory goes through host memory");
+                      "with 'modprobe nvidia-peermem' or install the open kernel driver");
   }
   switch (error) {
     case ENOMEM:
@@ -106,6 +105,8 @@ Result<ibv_mr*> VerbsMemory::add(const std::shared_ptr<Domain>& domain, bool rem
   std::erase_if(registrations_, [](const Registration& one) { return one.domain->ended; });
   Result<Handle<ibv_mr>> region = register_pages(*domain, {data, size}, kind_, remote);
   if (!region.ok()) return region.status();
+  // Its pages are present and stay where they are.
+  if (on_host) numa_node_ = numa_node_of_memory(data);
   registrations_.push_back({domain, remote, std::move(*region)});
   return registrations_.back().region.get();
 }

@@ -8,10 +8,13 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "datapath/memory/buffer.h"
+#include "datapath/memory/gpu_memory.h"
+#include "datapath/memory/numa.h"
 #include "datapath/net/fabric.h"
 #include "datapath/verbs/device.h"
 #include "datapath/verbs/handles.h"
@@ -31,14 +34,23 @@ struct Domain {
 
 class VerbsMemory final : public net::FabricMemory {
  public:
-  VerbsMemory(std::span<std::byte> memory, MemoryKind kind) noexcept : kind_(kind) {
+  // With a copier: memory that some device does not reach.
+  VerbsMemory(std::span<std::byte> memory, MemoryKind kind, std::optional<GpuCopier> copier) noexcept
+      : kind_(kind), copier_(std::move(copier)) {
     data = memory.data();
     size = memory.size();
+    on_host = kind == MemoryKind::kHost;
+    staged = copier_.has_value();
   }
   explicit VerbsMemory(Buffer owned) noexcept : owned_(std::move(owned)) {
     data = owned_.data();
     size = owned_.size();
   }
+
+  // Where it lies, as its first page says, once it is registered with some device.
+  int numa_node() const noexcept { return numa_node_; }
+  // Of staged memory; to and from host memory.
+  Status copy(std::byte* to, const std::byte* from, size_t bytes) const { return copier_->copy(to, from, bytes); }
 
   // The registration in `domain`, made when there is none yet; `remote`: one that the peer may use.
   Result<ibv_mr*> in(const std::shared_ptr<Domain>& domain, bool remote) const {
@@ -57,6 +69,8 @@ class VerbsMemory final : public net::FabricMemory {
   [[gnu::cold]] Result<ibv_mr*> add(const std::shared_ptr<Domain>& domain, bool remote) const;
 
   MemoryKind kind_ = MemoryKind::kHost;
+  std::optional<GpuCopier> copier_;
+  mutable int numa_node_ = kAnyNode;
   Buffer owned_;
   mutable std::vector<Registration> registrations_;
 };

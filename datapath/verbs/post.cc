@@ -22,32 +22,33 @@ constexpr size_t kStagingPlaces = 8;
 
 // The rail of a transfer, or -1 while there is none: only bulk may leave the home of its lane, for whose writes and messages
 // `ordered` promises nothing.
-int VerbsFabric::choose_rail(const Link& link, size_t lane, size_t size) const noexcept {
+int VerbsFabric::choose_rail(const Link& link, size_t lane, const net::Descriptor& wanted) const noexcept {
   const int home = link.lanes[lane].home;
   const bool home_up = link.rails[static_cast<size_t>(home)].state == RailState::kUp;
   if (link.ordered[lane]) return home_up ? home : -1;
-  if (home_up && size < kSpreadBytes) return home;
-  int best = -1;
-  size_t best_time = SIZE_MAX;
+  if (home_up && wanted.size < kSpreadBytes) return home;
+  std::array<RailLoad, kRailsMax> loads;
   for (size_t i = 0; i < link.rails.size(); ++i) {
     const Rail& rail = link.rails[i];
-    if (rail.state != RailState::kUp) continue;
-    // When it would be through with this as well, in units that need no division by the speed's unit.
-    const size_t time = (rail.pairs[lane]->bytes_out + size) * 1024 / rail.device->megabits;
-    if (time < best_time) {
-      best = static_cast<int>(i);
-      best_time = time;
-    }
+    if (rail.state != RailState::kUp) continue;  // its queue pairs may be gone
+    loads[i] = {.up = true,
+                .megabits = rail.device->megabits,
+                .bytes_out = rail.pairs[lane]->bytes_out,
+                .numa_node = rail.device->numa_node};
   }
-  return best;
+  const VerbsMemory* memory = static_cast<const VerbsMemory*>(wanted.memory);
+  // The device touches the bytes where they are staged.
+  if (memory == nullptr || memory->staged) memory = link.lanes[lane].staging.get();
+  return quickest_rail(std::span(loads).first(link.rails.size()), wanted.size,
+                       memory != nullptr ? memory->numa_node() : kAnyNode);
 }
 
-// Memory that no device knows is copied by way of memory that they know; what fits into the work request needs neither.
-// False when all such places are taken.
+// Memory that no device knows or reaches is copied by way of memory that they know; what fits into the work request needs
+// neither. False when all such places are taken.
 bool VerbsFabric::stage(Lane& lane, Flight& flight, const QueuePair& pair) {
   const net::Descriptor& wanted = flight.descriptor;
   const bool write = wanted.op == net::Descriptor::Op::kWrite;
-  if (wanted.memory != nullptr || (write && wanted.size <= pair.inline_max)) return true;
+  if (wanted.memory != nullptr ? !wanted.memory->staged : write && wanted.size <= pair.inline_max) return true;
   if (lane.staging == nullptr) {
     Result<std::unique_ptr<net::FabricMemory>> made = allocate(kStagingPlaces * info_.chunk_bytes, true);
     if (!made.ok()) {
@@ -62,8 +63,25 @@ bool VerbsFabric::stage(Lane& lane, Flight& flight, const QueuePair& pair) {
   if (lane.staging_free.empty()) return false;
   flight.staged = lane.staging_free.back();
   lane.staging_free.pop_back();
-  if (write) std::memcpy(flight.staged, wanted.local, wanted.size);
   return true;
+}
+
+// The bytes between a flight's place in the staging memory and where they belong.
+Status VerbsFabric::copy_staged(const Flight& flight) {
+  const net::Descriptor& wanted = flight.descriptor;
+  const bool write = wanted.op == net::Descriptor::Op::kWrite;
+  std::byte* const to = write ? flight.staged : wanted.local;
+  const std::byte* const from = write ? wanted.local : flight.staged;
+  if (wanted.memory != nullptr) return static_cast<const VerbsMemory*>(wanted.memory)->copy(to, from, wanted.size);
+  std::memcpy(to, from, wanted.size);
+  return {};
+}
+
+// A transfer that cannot be posted. Where messages follow writes without waiting for them, nothing may follow this one.
+void VerbsFabric::refuse(Link& link, size_t lane, Flight& flight, const Status& why) {
+  GENIE_LOG_ERROR("verbs: {}", why.to_string());
+  finish(link, link.lanes[lane], flight, why.code());
+  if (link.ordered[lane] && flight.descriptor.op == net::Descriptor::Op::kWrite) fail_link(link, why);
 }
 
 // The next request of the rail's list; the doorbell is rung when it is full.
@@ -120,17 +138,14 @@ void VerbsFabric::append(Link& link, size_t lane_index, uint32_t count) {
   Rail& rail = link.rails[flight.rail];
   QueuePair& pair = *rail.pairs[lane_index];
   const bool write = wanted.op == net::Descriptor::Op::kWrite;
-  const bool by_value = write && wanted.size <= pair.inline_max;
+  const VerbsMemory* memory =
+      flight.staged != nullptr ? lane.staging.get() : static_cast<const VerbsMemory*>(wanted.memory);
+  const bool by_value = write && wanted.size <= pair.inline_max && (memory == nullptr || memory->on_host);
   uint32_t key = 0;
   if (!by_value) {
-    const VerbsMemory* memory =
-        flight.staged != nullptr ? lane.staging.get() : static_cast<const VerbsMemory*>(wanted.memory);
     const Result<ibv_mr*> region = memory->in(rail.domain, false);
-    if (!region.ok()) [[unlikely]] {
-      GENIE_LOG_ERROR("verbs: {}", region.status().to_string());
-      finish(link, lane, flight, region.code());
-      return;
-    }
+    if (!region.ok()) [[unlikely]]
+      return refuse(link, lane_index, flight, region.status());
     key = (*region)->lkey;
   }
   ibv_send_wr& request = extend(pair, {Work::Kind::kFlight, count});
@@ -150,13 +165,20 @@ size_t VerbsFabric::post(net::FabricLink& base, TransferClass transfer_class, st
   const auto lane_index = static_cast<size_t>(transfer_class);
   Lane& lane = link.lanes[lane_index];
   size_t taken = 0;
-  for (; taken < batch.size() && lane.end - lane.begin < kFlights; ++taken) {
-    const int rail = choose_rail(link, lane_index, batch[taken].size);
+  for (; taken < batch.size() && lane.end - lane.begin < kFlights && link.alive(); ++taken) {
+    const int rail = choose_rail(link, lane_index, batch[taken]);
     if (rail < 0) break;
     Flight& flight = lane.flight(lane.end);
     flight = Flight{.descriptor = batch[taken], .rail = static_cast<uint8_t>(rail)};
     if (!stage(lane, flight, *link.rails[static_cast<size_t>(rail)].pairs[lane_index])) break;
-    append(link, lane_index, lane.end++);
+    const uint32_t count = lane.end++;
+    if (flight.staged != nullptr && flight.descriptor.op == net::Descriptor::Op::kWrite) {
+      if (const Status copied = copy_staged(flight); !copied.ok()) [[unlikely]] {
+        refuse(link, lane_index, flight, copied);
+        continue;
+      }
+    }
+    append(link, lane_index, count);
   }
   ring_doorbells();
   return taken;

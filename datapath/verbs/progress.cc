@@ -139,9 +139,10 @@ void VerbsFabric::finish(Link& link, Lane& lane, Flight& flight, Errc result) {
   flight.done = true;
   flight.result = result;
   if (flight.staged != nullptr) {
-    const net::Descriptor& wanted = flight.descriptor;
-    if (wanted.op == net::Descriptor::Op::kRead && result == Errc::kOk) {
-      std::memcpy(wanted.local, flight.staged, wanted.size);
+    if (flight.descriptor.op == net::Descriptor::Op::kRead && result == Errc::kOk) {
+      const Status copied = copy_staged(flight);
+      if (!copied.ok()) GENIE_LOG_ERROR("verbs: {}", copied.to_string());
+      flight.result = copied.code();
     }
     lane.staging_free.push_back(flight.staged);
     flight.staged = nullptr;

@@ -74,6 +74,11 @@ Result<std::vector<PortName>> parse_ports(std::string_view list) {
   return ports;
 }
 
+bool better_port(const PortRank& a, const PortRank& b, int thread_node) noexcept {
+  const auto near = [&](const PortRank& port) { return thread_node >= 0 && port.numa_node == thread_node; };
+  return std::tuple(a.megabits, near(a)) > std::tuple(b.megabits, near(b));
+}
+
 std::vector<RailPair> pair_rails(std::span<const RailEnd> left, std::span<const RailEnd> right, size_t pairs_max) {
   struct Candidate {
     size_t bits;
@@ -101,6 +106,23 @@ std::vector<RailPair> pair_rails(std::span<const RailEnd> left, std::span<const 
   // The first rail of the left side carries the messages: its order counts.
   std::sort(pairs.begin(), pairs.end(), [](const RailPair& a, const RailPair& b) { return a.left < b.left; });
   return pairs;
+}
+
+int quickest_rail(std::span<const RailLoad> rails, size_t size, int memory_node) noexcept {
+  int best = -1;
+  size_t best_time = SIZE_MAX;
+  for (size_t i = 0; i < rails.size(); ++i) {
+    const RailLoad& rail = rails[i];
+    if (!rail.up) continue;
+    const bool far = rail.numa_node >= 0 && memory_node >= 0 && rail.numa_node != memory_node;
+    // In a unit that needs no division by the speed's.
+    const size_t time = (rail.bytes_out + size) * (far ? 1280 : 1024) / rail.megabits;
+    if (time < best_time) {
+      best = static_cast<int>(i);
+      best_time = time;
+    }
+  }
+  return best;
 }
 
 }  // namespace genie::datapath::verbs

@@ -1,4 +1,5 @@
-// The choices that the verbs fabric makes by rule: which address of a port, which ports face each other.
+// The choices that the verbs fabric makes by rule: which ports, which address of a port, which ports face each other, which rail
+// takes a transfer.
 //
 // Purpose: plain functions of what was read from the devices, so that tests need none.
 // Thread-safety, ownership: values.
@@ -41,6 +42,13 @@ struct PortName {
 // "mlx5_0,mlx5_2:1". kConfig for what cannot be understood.
 Result<std::vector<PortName>> parse_ports(std::string_view list);
 
+// Among more ports than rails: the fastest; of equal ones those on the NUMA node of the thread that uses them (-1: any).
+struct PortRank {
+  uint64_t megabits = 0;
+  int numa_node = -1;
+};
+bool better_port(const PortRank& a, const PortRank& b, int thread_node) noexcept;
+
 // One side's ends of the rails of a link, in its own order.
 struct RailEnd {
   Gid gid{};
@@ -54,5 +62,16 @@ struct RailPair {
 // Who faces whom: ends of one kind, those first whose addresses agree in the most leading bits (they are in one network),
 // then in order. Both sides get the same pairs in the same order when they agree on who is left.
 std::vector<RailPair> pair_rails(std::span<const RailEnd> left, std::span<const RailEnd> right, size_t pairs_max);
+
+// A rail, as a transfer finds it.
+struct RailLoad {
+  bool up = false;
+  uint64_t megabits = 1;
+  size_t bytes_out = 0;
+  int numa_node = -1;
+};
+// The rail that would be through first with `size` bytes of memory on `memory_node` (-1: unknown). Across the bus between NUMA nodes
+// a rail counts as taking a quarter longer: it helps when the near ones are busy. -1 when none is up.
+int quickest_rail(std::span<const RailLoad> rails, size_t size, int memory_node) noexcept;
 
 }  // namespace genie::datapath::verbs

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <utility>
 
+#include "datapath/base/log.h"
+#include "datapath/memory/gpu_memory.h"
 #include "datapath/memory/pages.h"
 #include "datapath/memory/populate.h"
 #include "datapath/verbs/fabric_impl.h"
@@ -93,20 +95,40 @@ Result<std::unique_ptr<net::FabricMemory>> VerbsFabric::allocate(size_t size, bo
   return std::unique_ptr<net::FabricMemory>(std::make_unique<VerbsMemory>(std::move(*memory)));
 }
 
-// Registered where it is first used: which link that will be is not known yet. Whether a device reaches GPU memory at all is
-// found out now, when the caller can still do something else.
+// Registered where it is first used: which link that will be is not known yet. Whether the devices reach GPU memory at all is
+// found out now.
 Result<std::unique_ptr<net::FabricMemory>> VerbsFabric::register_memory(std::span<std::byte> memory, MemoryKind kind,
                                                                         bool shared) {
+  std::optional<GpuCopier> copier;
   if (kind != MemoryKind::kHost) {
-    const Result<std::shared_ptr<Domain>> trial = Domain::make(*devices_.front(), options_.relaxed_ordering);
-    GENIE_TRY(trial.status());
+    const Status direct = try_devices(memory, kind, shared);
+    if (!direct.ok()) {
+      Result<GpuCopier> made = GpuCopier::make(memory.data());
+      if (!made.ok()) return direct;
+      copier.emplace(std::move(*made));
+      if (!std::exchange(told_of_staging_, true)) {
+        GENIE_LOG_WARN("verbs: GPU memory goes through host memory, which is slow: {}", direct.text());
+      }
+    }
+  }
+  return std::unique_ptr<net::FabricMemory>(std::make_unique<VerbsMemory>(memory, kind, std::move(copier)));
+}
+
+// Whether each device that is up reaches the memory.
+Status VerbsFabric::try_devices(std::span<std::byte> memory, MemoryKind kind, bool shared) {
+  for (const auto& device : devices_) {
+    if (!device->up) continue;
+    const Result<std::shared_ptr<Domain>> trial = Domain::make(*device, options_.relaxed_ordering);
+    if (!trial.ok()) continue;  // links do without it, too
     GENIE_TRY(register_pages(**trial, memory, kind, shared).status());
   }
-  return std::unique_ptr<net::FabricMemory>(std::make_unique<VerbsMemory>(memory, kind));
+  return {};
 }
 
 Result<std::vector<std::byte>> VerbsFabric::export_memory(net::FabricLink& base, net::FabricMemory& memory) {
   const Link& link = static_cast<Link&>(base);
+  if (memory.staged)
+    return Status(Errc::kUnsupported, "some RDMA device does not reach this GPU memory: peers cannot have it");
   // In the order of this side's address(), which the peer knows.
   std::vector<uint32_t> keys(kRailsMax);
   for (const Rail& rail : link.rails) {

@@ -24,7 +24,8 @@ namespace genie::datapath {
 
 struct VerbsOptions {
   NetOptions net;
-  // "mlx5_0,mlx5_2:1" (port 1 where none is said); empty: every port that is up, the fastest first.
+  // "mlx5_0,mlx5_2:1" (port 1 where none is said); empty: every port that is up, the fastest first, then those near
+  // the thread that makes the fabric.
   std::string devices;
   size_t rails_max = 4;
   // The entry of the port's table of addresses; -1: chosen by rule (rules.h).

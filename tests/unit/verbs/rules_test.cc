@@ -56,6 +56,49 @@ TEST(Ports, AreReadFromALine) {
   }
 }
 
+TEST(Ports, FastOnesComeFirstThenNearOnes) {
+  std::vector<PortRank> ports = {{100, 0}, {100, 1}, {200, 0}, {100, -1}, {200, 1}};
+  const auto sorted = [&](int thread_node) {
+    std::vector<PortRank> made = ports;
+    std::stable_sort(made.begin(), made.end(),
+                     [&](const PortRank& a, const PortRank& b) { return better_port(a, b, thread_node); });
+    std::vector<std::pair<uint64_t, int>> read;
+    for (const PortRank& port : made) read.emplace_back(port.megabits, port.numa_node);
+    return read;
+  };
+  using Order = std::vector<std::pair<uint64_t, int>>;
+  EXPECT_EQ(sorted(1), (Order{{200, 1}, {200, 0}, {100, 1}, {100, 0}, {100, -1}}));
+  EXPECT_EQ(sorted(-1), (Order{{200, 0}, {200, 1}, {100, 0}, {100, 1}, {100, -1}})) << "a thread of any node";
+}
+
+// How many of `count` chunks each rail gets when none of them ends meanwhile.
+std::vector<int> spread(std::vector<RailLoad> rails, int memory_node, int count) {
+  std::vector<int> taken(rails.size());
+  for (int i = 0; i < count; ++i) {
+    const int rail = quickest_rail(rails, 1000, memory_node);
+    if (rail < 0) return {};
+    ++taken[static_cast<size_t>(rail)];
+    rails[static_cast<size_t>(rail)].bytes_out += 1000;
+  }
+  return taken;
+}
+
+TEST(Rails, ChunksGoWhereTheyWouldBeThroughFirst) {
+  const RailLoad near{.up = true, .megabits = 100, .numa_node = 0};
+  const RailLoad far{.up = true, .megabits = 100, .numa_node = 1};
+  const RailLoad fast{.up = true, .megabits = 300, .numa_node = 0};
+  const RailLoad down{.up = false, .megabits = 900, .numa_node = 0};
+  const RailLoad nowhere{.up = true, .megabits = 100};
+  EXPECT_EQ(spread({near, near}, 0, 10), (std::vector{5, 5}));
+  EXPECT_EQ(spread({near, fast}, 0, 12), (std::vector{3, 9}));
+  EXPECT_EQ(spread({near, far}, 0, 18), (std::vector{10, 8})) << "the far one helps, a quarter slower";
+  EXPECT_EQ(spread({near, far}, 1, 9), (std::vector{4, 5}));
+  EXPECT_EQ(spread({near, far}, -1, 10), (std::vector{5, 5})) << "memory of nowhere is near to all";
+  EXPECT_EQ(spread({near, nowhere}, 1, 9), (std::vector{4, 5})) << "so is a rail of nowhere";
+  EXPECT_EQ(spread({down, near}, 0, 3), (std::vector{0, 3}));
+  EXPECT_EQ(quickest_rail(std::vector{down}, 1, 0), -1);
+}
+
 TEST(Rails, EndsOfOneNetworkFaceEachOther) {
   // The second host names its ports in another order.
   const std::vector<RailEnd> left = {{ipv4(10, 0, 0, 1)}, {ipv4(10, 0, 1, 1)}};
