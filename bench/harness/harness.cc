@@ -26,10 +26,21 @@ std::string number_text(const Json& value) {
 
 constexpr double kTail = 0.99;
 
+// What the target is compared with; nothing without the peer that it takes.
+std::optional<double> judge(TargetOf what, const Samples& ours, const Samples* peer) {
+  if (what == TargetOf::kMedian) return ours.median();
+  if (peer == nullptr) return std::nullopt;
+  if (what == TargetOf::kDifference) return ours.median() - peer->median();
+  const double fraction = what == TargetOf::kTailRatio ? kTail : 0.5;
+  const double theirs = peer->quantile(fraction);
+  return theirs != 0 ? std::optional(ours.quantile(fraction) / theirs) : std::nullopt;
+}
+
 const char* name_of(TargetOf what) {
   switch (what) {
     case TargetOf::kRatio: return "ratio";
     case TargetOf::kTailRatio: return "p99 ratio";
+    case TargetOf::kDifference: return "difference";
     case TargetOf::kMedian: return "median";
   }
   return "";
@@ -116,10 +127,7 @@ void Harness::add(const RowSpec& spec, const Samples& ours, size_t runs, const R
     if (*peer_median != 0) ratio = median / *peer_median;
   }
   Json met = nullptr;
-  std::optional<double> judged = spec.target_of == TargetOf::kMedian ? std::optional(median) : ratio;
-  if (spec.target_of == TargetOf::kTailRatio && ratio) {
-    judged = ours.quantile(kTail) / peer->samples.quantile(kTail);
-  }
+  const std::optional<double> judged = judge(spec.target_of, ours, peer != nullptr ? &peer->samples : nullptr);
   if (spec.target && judged) met = spec.better == Better::kHigher ? *judged >= *spec.target : *judged <= *spec.target;
 
   Json row = {{"name", spec.name},

@@ -43,8 +43,9 @@ class Samples {
 };
 
 enum class Better : uint8_t { kHigher, kLower };
-// What `target` is compared with: the ratio of the medians, ours / peer's, or of the 99th percentiles, or our own median.
-enum class TargetOf : uint8_t { kRatio, kTailRatio, kMedian };
+// What `target` is compared with: the ratio of the medians, ours / peer's, or of the 99th percentiles, the medians' difference, or our
+// own median.
+enum class TargetOf : uint8_t { kRatio, kTailRatio, kDifference, kMedian };
 
 struct RowSpec {
   std::string name;

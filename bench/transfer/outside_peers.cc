@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,6 +21,8 @@
 #include <system_error>
 #include <thread>
 #include <vector>
+
+#include "datapath/ucx/tls_list.h"
 
 namespace genie::bench {
 namespace {
@@ -96,7 +99,7 @@ class Program {
 
   bool over() {
     if (pid_ <= 0) return true;
-    if (::waitpid(pid_, &status_, WNOHANG) != pid_) return false;
+    if (::wait4(pid_, &status_, WNOHANG, &usage_) != pid_) return false;
     pid_ = -1;
     return true;
   }
@@ -119,27 +122,53 @@ class Program {
     return WIFEXITED(status_) && WEXITSTATUS(status_) == 0;
   }
   const std::string& said() const { return said_; }
+  // All that it used, once it is over.
+  double cpu_ns() const {
+    const auto ns = [](const timeval& time) {
+      return static_cast<double>(time.tv_sec) * 1e9 + static_cast<double>(time.tv_usec) * 1e3;
+    };
+    return ns(usage_.ru_utime) + ns(usage_.ru_stime);
+  }
 
  private:
   pid_t pid_ = -1;
   int status_ = 0;
+  rusage usage_{};
   FileDescriptor output_;
   std::string said_;
 };
+
+size_t ucx_warm_up(const OutsideRun& run) { return std::clamp<size_t>(run.count / 10, 1, 1000); }
 
 std::vector<std::string> ucx_words(const OutsideRun& run) {
   const char* test = "ucp_get";
   const bool latency = run.figure == Figure::kLatency;
   if (run.op == TransferOp::kWrite) test = latency ? "ucp_put_lat" : "ucp_put_bw";
   if (run.op == TransferOp::kSend) test = latency ? "ucp_am_lat" : "ucp_am_bw";
-  const size_t warm_up = std::clamp<size_t>(run.count / 10, 1, 1000);
-  return {"ucx_perftest",          "-t", test, "-s", std::to_string(run.bytes), "-n", std::to_string(run.count), "-w",
-          std::to_string(warm_up), "-f", "-v"};
+  std::vector<std::string> words = {"ucx_perftest",
+                                    "-t",
+                                    test,
+                                    "-s",
+                                    std::to_string(run.bytes),
+                                    "-n",
+                                    std::to_string(run.count),
+                                    "-w",
+                                    std::to_string(ucx_warm_up(run)),
+                                    "-f",
+                                    "-v"};
+  // Watching over the peer, as ours does where UCX can.
+  const char* const list = std::getenv("UCX_TLS");
+  if (datapath::ucx::may_use_network(list != nullptr ? list : "all")) words.emplace_back("-e");
+  if (run.figure == Figure::kCpuPerByte) words.insert(words.end(), {"-E", "sleep"});
+  return words;
 }
 
 std::vector<std::string> verbs_words(const OutsideRun& run) {
   const std::string program = "ib_" + std::string(op_name(run.op)) + (run.figure == Figure::kLatency ? "_lat" : "_bw");
-  return {program, "-F", "-s", std::to_string(run.bytes), "-n", std::to_string(std::max<size_t>(run.count, 5))};
+  std::vector<std::string> words = {
+      program, "-F", "-s", std::to_string(run.bytes), "-n", std::to_string(std::max<size_t>(run.count, 5))};
+  if (run.figure == Figure::kCpuPerByte) words.emplace_back("-e");
+  return words;
 }
 
 std::string last_words(const std::string& said) {
@@ -147,7 +176,12 @@ std::string last_words(const std::string& said) {
   return said.size() <= kMost ? said : said.substr(said.size() - kMost);
 }
 
-double run_once(const OutsideRun& run) {
+struct Outcome {
+  std::string said;
+  double cpu_ns = 0;  // of both processes
+};
+
+Outcome run_program(const OutsideRun& run) {
   const Deadline deadline = Deadline::after_ms(kPatienceMs);
   const bool ucx = run.transport == "ucx";
   std::vector<std::string> words = ucx ? ucx_words(run) : verbs_words(run);
@@ -164,8 +198,31 @@ double run_once(const OutsideRun& run) {
   words.insert(words.begin() + 1, "127.0.0.1");
   Program client(words, 0);
   if (!client.finish(deadline)) throw std::runtime_error(words[0] + " failed: " + last_words(client.said()));
-  const auto value = ucx ? parse_ucx_perftest(client.said(), run.figure) : parse_perftest(client.said(), run.figure);
-  if (!value) throw std::runtime_error(words[0] + " printed no figure: " + last_words(client.said()));
+  if (run.figure == Figure::kCpuPerByte && !server.finish(deadline)) {
+    throw std::runtime_error(words[0] + "'s server failed: " + last_words(server.said()));
+  }
+  return {client.said(), client.cpu_ns() + server.cpu_ns()};
+}
+
+// Neither program tells its CPU time, and what it takes to start is no part of a transfer: the difference of two runs.
+double cpu_per_byte(OutsideRun run) {
+  const auto operations = [&] {
+    return static_cast<double>(run.count + (run.transport == "ucx" ? ucx_warm_up(run) : 0));
+  };
+  constexpr size_t kFew = 5;
+  run.count = std::max(run.count, 4 * kFew);
+  const double many = operations();
+  const double long_run = run_program(run).cpu_ns;
+  run.count = kFew;
+  const double short_run = run_program(run).cpu_ns;
+  return std::max(0.0, long_run - short_run) / ((many - operations()) * static_cast<double>(run.bytes));
+}
+
+double run_once(const OutsideRun& run) {
+  if (run.figure == Figure::kCpuPerByte) return cpu_per_byte(run);
+  const std::string said = run_program(run).said;
+  const auto value = run.transport == "ucx" ? parse_ucx_perftest(said, run.figure) : parse_perftest(said, run.figure);
+  if (!value) throw std::runtime_error("the peer's program printed no figure: " + last_words(said));
   return *value;
 }
 
@@ -200,6 +257,7 @@ std::optional<double> parse_ucx_perftest(const std::string& output, Figure figur
     case Figure::kLatency: return numbers[1];
     case Figure::kBandwidth: return numbers[5] * (1 << 20) / 1e9;
     case Figure::kMessageRate: break;
+    case Figure::kCpuPerByte: return std::nullopt;  // they do not tell it
   }
   return numbers[7] / 1e6;
 }
@@ -213,6 +271,7 @@ std::optional<double> parse_perftest(const std::string& output, Figure figure) {
     case Figure::kBandwidth: return numbers[3] * (1 << 20) / 1e9;
     case Figure::kLatency:
     case Figure::kMessageRate: break;
+    case Figure::kCpuPerByte: return std::nullopt;
   }
   return numbers[4];
 }

@@ -13,7 +13,7 @@
 
 namespace genie::bench {
 
-enum class Figure : uint8_t { kBandwidth, kLatency, kMessageRate };
+enum class Figure : uint8_t { kBandwidth, kLatency, kMessageRate, kCpuPerByte };
 
 struct OutsideRun {
   std::string transport;  // "ucx", "verbs"
@@ -25,7 +25,8 @@ struct OutsideRun {
 
 // "ucx_perftest", "perftest"; empty where there is none for the transport, or it is not installed.
 std::string outside_peer(const std::string& transport);
-// GB/s, microseconds (one way, the whole of reads; the median) or millions of messages a second. Throws
+// GB/s, microseconds (one way, the whole of reads; the median), millions of messages a second, or nanoseconds of both
+// processes' CPU time per byte while they sleep whenever there is nothing to do. Throws
 // std::runtime_error with the program's last words when it fails twice.
 double run_outside(const OutsideRun& run);
 

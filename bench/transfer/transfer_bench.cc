@@ -160,11 +160,13 @@ class TransferRows {
   void cpu_per_byte(TransferOp op, size_t bytes) {
     if (!wants("transfer.cpu_per_byte", op, bytes)) return;
     const size_t count = count_for(bytes);
-    harness_
-        .row({.name = "transfer.cpu_per_byte", .params = params(op, bytes), .unit = "ns/B", .better = Better::kLower})
-        .runs(harness_.full_or_quick<size_t>(7, 2))
-        .ours([&] { return both_.cpu_per_byte(op, bytes, count, kLargeDepth); })
-        .measure();
+    Row row = harness_.row(
+        {.name = "transfer.cpu_per_byte", .params = params(op, bytes), .unit = "ns/B", .better = Better::kLower});
+    row.runs(harness_.full_or_quick<size_t>(7, 2)).ours([&] {
+      return both_.cpu_per_byte(op, bytes, count, kLargeDepth);
+    });
+    with_outside(row, Figure::kCpuPerByte, op, bytes, count);
+    row.measure();
   }
 
   // What a bulk transfer to the same peer does to the tail of small writes. Where one bulk chunk takes longer than three idle tails,

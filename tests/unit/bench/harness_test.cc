@@ -100,6 +100,20 @@ TEST(Harness, ARowWithoutPeerHasNullsAndMayHaveAnAbsoluteTarget) {
   EXPECT_EQ(rows[1]["met"], false);
 }
 
+TEST(Harness, ATargetMayBoundTheDifferenceToThePeer) {
+  Harness harness("demo", {});
+  for (const double ours : {129.0, 131.0}) {
+    harness.row({.name = "start", .unit = "ms", .target = 30.0, .target_of = TargetOf::kDifference})
+        .ours([ours] { return ours; })
+        .peer("p", [] { return 100.0; })
+        .measure();
+  }
+  const Json rows = harness.report()["rows"];
+  EXPECT_EQ(rows[0]["met"], true);
+  EXPECT_EQ(rows[1]["met"], false);
+  EXPECT_EQ(rows[0]["target_of"], "difference");
+}
+
 TEST(Harness, ARunMayAddManySamples) {
   Harness harness("demo", {});
   harness.row({.name = "latency"})

@@ -46,9 +46,9 @@ assert all(r["peer"] == "eager" and r["target"] == 0.5 and r["better"] == "lower
 ops = {(r["params"]["op"], r["params"]["mode"], r["peer"]): r["target"] for r in capture if r["name"] == "capture.op"}
 assert ops == {(op, mode, peer): target for op in ("add", "mm", "add_", "view", "softmax") for mode in modes
                for peer, target in (("eager", 0.5), ("lazy_ts", 0.2))}, ops
-context = {(r["name"], r["peer"]) for r in capture if r["name"] in ("capture.context_factory", "idle.cpu_op")}
+context = {(r["name"], r["peer"]) for r in capture if r["name"] in ("capture.context_factory", "idle.cpu_op", "idle.start")}
 assert context == {("capture.context_factory", "device"), ("capture.context_factory", "eager"),
-                   ("idle.cpu_op", "plain torch")}, context
+                   ("idle.cpu_op", "plain torch"), ("idle.start", "plain torch")}, context
 assert {r["params"]["transport"] for r in rows("invoke") if r["name"] == "invoke.round_trip"} == {"shm", "embedded"}
 assert [(r["name"], r["peer"]) for r in rows("upload")] == [("upload.bandwidth", "memcpy")]
 fetch = {(r["params"]["transport"], r["params"]["source"], r["peer"]) for r in rows("fetch")}
