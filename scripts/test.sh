@@ -22,7 +22,7 @@ declare -A about=(
   [sanitizers]="the main tests under AddressSanitizer and UndefinedBehaviorSanitizer (build-asan/)"
   [tsan]="queues, transports and the other threaded parts below torch under ThreadSanitizer (build-tsan/)"
   [tsan-torch]="capture, sessions, training and every operator on an embedded node under ThreadSanitizer (build-tsan/)"
-  [coverage]="the main tests with line coverage, printed per folder (build-coverage/)"
+  [coverage]="the main tests, and those of verbs in a virtual machine, with line coverage, printed per folder (build-coverage/)"
   [format]="clang-format over every source"
 )
 
@@ -61,7 +61,7 @@ run_meson_tests() {
   say "$suite: running the tests"
   rm -f "$folder/meson-logs/testlog.json"
   meson test -C "$folder" --no-rebuild --print-errorlogs "$@" </dev/null >&2 || rc=$?
-  python3 "$GENIE_ROOT/scripts/count_tests.py" "$suite" "$folder/meson-logs/testlog.json" "$rc" >"$results/$suite" ||
+  python3 "$GENIE_ROOT/scripts/count_tests.py" "$suite" "$folder/meson-logs/testlog.json" "$rc" >>"$results/$suite" ||
     die "the test log of $suite cannot be read"
 }
 
@@ -139,6 +139,16 @@ suite_coverage() {
   build build-coverage
   find "$GENIE_ROOT/build-coverage" -name '*.gcda' -delete
   run_meson_tests coverage build-coverage --suite main --suite python --timeout-multiplier 4
+  if ! meson test -C "$GENIE_ROOT/build-coverage" --list 2>/dev/null | grep -q guest/transport; then
+    echo "skipped: coverage: guests: verbs are not compiled in" >&2
+    echo "0 0 1" >>"$results/coverage"
+  elif guest_ready coverage; then
+    # The verbs' lines, which need a device. The guest adds its counts to the files of the build folder: that is its share.
+    local parts=${GENIE_ROOT//[^\/]/}
+    GENIE_GUEST_SHARE=$GENIE_ROOT/build-coverage GENIE_GUEST_PATIENCE=4 \
+      GCOV_PREFIX=/run/guest GCOV_PREFIX_STRIP=$((${#parts} + 1)) \
+      run_meson_tests coverage build-coverage --timeout-multiplier 4 guest/transport guest/verbs_fabric
+  fi
   check coverage "line coverage of frontend, src and datapath" \
     "$GENIE_ROOT/scripts/coverage.sh" "$GENIE_ROOT/build-coverage"
 }
@@ -151,15 +161,19 @@ suite_install() {
   done
 }
 
-suite_guest() {
+# guest_ready SUITE: whether virtual machines can run here; where not, that is said and counts as one skip.
+guest_ready() {
   local why=''
   "$GENIE_ROOT/scripts/setup.sh" guest || why="QEMU cannot be installed here"
   [ -n "$why" ] || "$GENIE_ROOT/scripts/guest/prepare.sh" || why="no kernel for the guest can be had here"
-  if [ -n "$why" ]; then
-    printf 'skipped: guest: %s (the reason is above)\n' "$why" >&2
-    echo "0 0 1" >"$results/guest"
-    return
-  fi
+  [ -n "$why" ] || return 0
+  printf 'skipped: %s: guests: %s (the reason is above)\n' "$1" "$why" >&2
+  echo "0 0 1" >>"$results/$1"
+  return 1
+}
+
+suite_guest() {
+  guest_ready guest || return 0
   release_build
   run_meson_tests guest build --suite guest
 }

@@ -8,8 +8,8 @@
 # --guest says. With --wire the guests 1 and 2 that name the same folder are joined, card to card. What the command needs to
 # write goes into /tmp; /run/guest is the share: a folder of the host ($GENIE_GUEST_SHARE, by default a temporary one).
 #
-# Exits as the command does; 77 where QEMU or the kernel is missing, 124 when the limit (600 s) has passed, 125 when the
-# guest ended without the command.
+# Exits as the command does; 77 where QEMU or the kernel is missing, 124 when the limit (600 s, times $GENIE_GUEST_PATIENCE) has
+# passed, 125 when the guest ended without the command.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
@@ -38,6 +38,7 @@ skip() {
   echo "skipped: $*; scripts/setup.sh guest and scripts/guest/prepare.sh bring it" >&2
   exit 77
 }
+limit=$((limit * ${GENIE_GUEST_PATIENCE:-1}))
 folder=$GENIE_ROOT/build-guest
 command -v qemu-system-x86_64 >/dev/null || skip "qemu-system-x86_64 is not installed"
 [ -e "$folder/vmlinux" ] && [ -e "$folder/initramfs" ] || skip "build-guest/ holds no kernel"
@@ -51,7 +52,7 @@ rm -f "$status"
 {
   echo "guest=$guest"
   cat "$GENIE_ROOT/scripts/guest/job.sh"
-  for name in "${!GENIE_@}" "${!UCX_@}" "${!OMP_@}"; do declare -p "$name"; done
+  for name in "${!GENIE_@}" "${!UCX_@}" "${!OMP_@}" "${!GCOV_@}"; do declare -p "$name"; done
   printf 'cd %q || exit 126\n' "$PWD"
   printf '%q ' "$@"
   printf '\n'
