@@ -19,8 +19,9 @@ namespace {
 constexpr uint64_t kSocketCheckNs = 20'000;
 // Messages of one endpoint before others get their turn.
 constexpr int kReceivesPerTurn = 32;
-// Looks at the fabric while it moves, before everything else gets its turn.
+// Looks at the fabric while it moves, before everything else gets its turn; a turn that moved much may have been long.
 constexpr int kFabricTurns = 8;
+constexpr uint64_t kFabricTurnsNs = 20'000;
 
 }  // namespace
 
@@ -28,7 +29,8 @@ size_t NetTransport::poll(std::span<Completion> out) {
   now_ = now_ns();
   message_came_ = false;
   for (int turn = 0; turn < kFabricTurns && completions_.size() < out.size() && fabric_->poll(*this); ++turn) {
-    if (message_came_) break;  // somebody waits for it
+    // Somebody waits for it, or for what has ended.
+    if (message_came_ || (!completions_.empty() && now_ns() - now_ > kFabricTurnsNs)) break;
   }
   if (now_ >= next_sockets_ns_ || socket_wanted_) service_sockets(0);
   if (now_ >= earliest_deadline_ns_) expire();

@@ -239,6 +239,7 @@ bool UcxFabric::place(UcxLane& lane, const Place& where, const void* bytes, size
     return false;
   }
   std::memcpy(memory->data + where.offset, bytes, size);
+  placed_bytes_ += size;
   ++lane.placed;
   owe(lane);
   return true;
@@ -291,8 +292,11 @@ void UcxFabric::owe(UcxLane& lane) {
 // that delivers a write and the next but one there is time for that.
 void UcxFabric::tell_placed() {
   constexpr uint64_t kPatience = 2;
+  constexpr size_t kMuchBytes = size_t{64} << 10;
   ++polls_;
-  while (!owing_.empty() && polls_ - owing_.front()->owed_since >= kPatience) {
+  // A poll that moved as much has taken that time already.
+  const uint64_t patience = std::exchange(placed_bytes_, 0) >= kMuchBytes ? 1 : kPatience;
+  while (!owing_.empty() && polls_ - owing_.front()->owed_since >= patience) {
     UcxLane& lane = *owing_.pop();
     lane.owes = false;
     if (lane.placed == lane.tag.placed || lane.endpoint == nullptr || lane.link->failed) continue;

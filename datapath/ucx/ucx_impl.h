@@ -37,7 +37,8 @@ enum ActiveMessage : unsigned { kMessageId = 1, kPiecesId, kWriteId, kReadId, kA
 inline constexpr size_t kMessageBytes = 8192;
 inline constexpr size_t kChunkBytes = size_t{512} << 10;
 inline constexpr uint32_t kMaxInFlight = 64;  // of pieces; of all else, kMaxLarge
-inline constexpr uint32_t kMaxLarge = 8;
+// More would fill the sockets no better, and what is small waits behind them: both ends have one thread for all classes.
+inline constexpr uint32_t kMaxLarge = 4;
 inline constexpr size_t kMaxBatch = 32;
 inline constexpr uint32_t kMaxReads = 16;               // carried ones, per lane
 inline constexpr size_t kPieceBytes = size_t{4} << 10;  // up to which copying is cheaper than a system call
@@ -365,6 +366,7 @@ class UcxFabric final : public Fabric {
   std::vector<UcxLane*> gathering_;  // have pieces
   RingQueue<UcxLane*> owing_;        // their peers are to be told of placed writes
   uint64_t polls_ = 0;
+  size_t placed_bytes_ = 0;  // since the last
   RingQueue<Request> requests_;
   SlotTable<Carried> carried_;
   std::vector<std::unique_ptr<Mapping>> dropped_;  // until their last answer has left
