@@ -8,13 +8,13 @@
 #include <ATen/ops/empty_strided.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/graph_task.h>
+#include <torch/library.h>
 
 #include "frontend/capture/context.h"
 #include "frontend/capture/copies.h"
 #include "frontend/capture/lift.h"
 #include "frontend/capture/op_context.h"
 #include "frontend/capture/registry.h"
-#include "frontend/device/late_kernels.h"
 
 namespace genie::frontend {
 namespace {
@@ -269,7 +269,7 @@ void run_in_context(const c10::OperatorHandle& op, c10::DispatchKeySet keys, tor
   watch_torch_tensor(op, info, *stack);
 }
 
-GENIE_LATE_KERNELS(_, DeferredInit, library) {
+TORCH_LIBRARY_IMPL(_, DeferredInit, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&run_in_context>());
 }
 

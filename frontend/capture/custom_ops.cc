@@ -12,7 +12,6 @@
 
 #include "frontend/capture/recorder.h"
 #include "frontend/capture/session_core.h"
-#include "frontend/device/late_kernels.h"
 
 namespace genie::frontend {
 namespace {
@@ -118,11 +117,7 @@ OpInfo& known_op(const c10::OperatorHandle& handle) {
 }
 
 // Where no kernel of ours stands: operators of other namespaces, and what of PyTorch's own cannot be captured.
-void capture_other(const c10::OperatorHandle& handle, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
-  if (!kernels_registered()) [[unlikely]] {  // the first operator of a program without a session
-    register_kernels();
-    return handle.redispatchBoxed(keys, stack);
-  }
+void capture_other(const c10::OperatorHandle& handle, c10::DispatchKeySet, torch::jit::Stack* stack) {
   OpInfo& op = known_op(handle);
   TORCH_CHECK_NOT_IMPLEMENTED(
       op.custom, op.name,

@@ -19,13 +19,13 @@
 #include <ATen/ops/zeros.h>
 #include <c10/util/Logging.h>
 #include <c10/util/strides.h>
+#include <torch/library.h>
 
 #include "frontend/capture/copies.h"
 #include "frontend/capture/recorder.h"
 #include "frontend/capture/registry.h"
 #include "frontend/capture/typed_kernels.h"
 #include "frontend/device/backend.h"
-#include "frontend/device/late_kernels.h"
 #include "src/executor/guards.h"
 
 namespace genie::frontend {
@@ -305,7 +305,7 @@ bool wants_capture(const c10::OperatorHandle& op) {
   return true;
 }
 
-GENIE_LATE_KERNELS(aten, PrivateUse1, library) {
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& name : dispatcher.getAllOpNames()) {
     if (name.name.rfind("aten::", 0) != 0) continue;
@@ -348,20 +348,20 @@ void refuse_layout(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::ji
                               ": only strided tensors live on remote_accelerator. Keep this one on the CPU, or make it "
                               "strided (to_dense(), dequantize()) before it moves");
 }
-GENIE_LATE_KERNELS(_, SparsePrivateUse1, library) {
+TORCH_LIBRARY_IMPL(_, SparsePrivateUse1, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&refuse_layout>());
 }
-GENIE_LATE_KERNELS(_, SparseCsrPrivateUse1, library) {
+TORCH_LIBRARY_IMPL(_, SparseCsrPrivateUse1, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&refuse_layout>());
 }
-GENIE_LATE_KERNELS(_, QuantizedPrivateUse1, library) {
+TORCH_LIBRARY_IMPL(_, QuantizedPrivateUse1, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&refuse_layout>());
 }
-GENIE_LATE_KERNELS(_, NestedTensorPrivateUse1, library) {
+TORCH_LIBRARY_IMPL(_, NestedTensorPrivateUse1, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&refuse_layout>());
 }
 
-GENIE_LATE_KERNELS(aten, AutogradPrivateUse1, library) { library.impl("dropout", TORCH_FN(dropout)); }
+TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) { library.impl("dropout", TORCH_FN(dropout)); }
 
 }  // namespace
 }  // namespace genie::frontend

@@ -11,11 +11,11 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/node.h>
 #include <torch/csrc/autograd/saved_variable.h>
+#include <torch/library.h>
 
 #include <mutex>
 
 #include "frontend/capture/typed_kernels.h"
-#include "frontend/device/late_kernels.h"
 
 namespace genie::frontend {
 namespace {
@@ -134,8 +134,8 @@ at::Tensor linear_with_autograd(const at::Tensor& input, const at::Tensor& weigh
   return result;
 }
 
-GENIE_LATE_KERNELS(aten, AutogradPrivateUse1, library) { library.impl("linear", TORCH_FN(linear_with_autograd)); }
-GENIE_LATE_KERNELS(aten, PrivateUse1, library) { library.impl("linear", TORCH_FN(linear_without_autograd)); }
+TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) { library.impl("linear", TORCH_FN(linear_with_autograd)); }
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) { library.impl("linear", TORCH_FN(linear_without_autograd)); }
 
 }  // namespace
 }  // namespace genie::frontend

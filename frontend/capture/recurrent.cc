@@ -16,6 +16,7 @@
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tanh.h>
+#include <torch/library.h>
 
 #include <algorithm>
 #include <optional>
@@ -23,7 +24,6 @@
 #include <vector>
 
 #include "frontend/capture/recorder.h"
-#include "frontend/device/late_kernels.h"
 
 namespace genie::frontend {
 namespace {
@@ -415,9 +415,9 @@ void register_compositions(torch::Library& library) {
   library.impl("gru_cell", TORCH_FN(gru_cell));
 }
 
-GENIE_LATE_KERNELS(aten, AutogradPrivateUse1, library) { register_compositions(library); }
+TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) { register_compositions(library); }
 
-GENIE_LATE_KERNELS(aten, PrivateUse1, library) {
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   register_compositions(library);
   library.impl("mkldnn_rnn_layer", TORCH_FN(whole_layer));
   library.impl("mkldnn_rnn_layer_backward", TORCH_FN(whole_layer_backward));

@@ -10,7 +10,6 @@
 
 #include "datapath/base/log.h"
 #include "frontend/capture/session_core.h"
-#include "frontend/device/late_kernels.h"
 
 namespace genie::frontend {
 namespace {
@@ -47,7 +46,6 @@ Result<std::shared_ptr<SessionCore>> connect_locked(Registry& all, std::string_v
                                                     const session::LinkOptions& options) {
   auto made = SessionCore::connect(uri, options);
   if (!made.ok()) return made;
-  register_kernels();
   const int count = 1 + static_cast<int>((*made)->node().devices.size());
   const int first = free_range(all, count);
   if (first < 0) {

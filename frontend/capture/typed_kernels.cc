@@ -47,11 +47,10 @@
 #include <ATen/ops/threshold_backward_ops.h>
 #include <ATen/ops/where_ops.h>
 #include <ATen/ops/zero_ops.h>
+#include <torch/library.h>
 
 #include <string>
 #include <string_view>
-
-#include "frontend/device/late_kernels.h"
 
 namespace genie::frontend {
 namespace {
@@ -87,7 +86,7 @@ using Hot =
            at::_ops::threshold_backward, at::_ops::_softmax_backward_data, at::_ops::native_layer_norm_backward,
            at::_ops::convolution_backward, at::_ops::embedding_dense_backward>;
 
-GENIE_LATE_KERNELS(aten, PrivateUse1, library) { Hot::register_all(library); }
+TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) { Hot::register_all(library); }
 
 }  // namespace
 

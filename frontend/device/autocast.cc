@@ -1,14 +1,13 @@
 // autocast for the device type: PyTorch's own policies, the lists that every accelerator shares.
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
-
-#include "frontend/device/late_kernels.h"
+#include <torch/library.h>
 
 // The macros spell PyTorch's types without their namespace.
 namespace at {
 namespace {
 
-GENIE_LATE_KERNELS(_, AutocastPrivateUse1, library) { library.fallback(torch::CppFunction::makeFallthrough()); }
+TORCH_LIBRARY_IMPL(_, AutocastPrivateUse1, library) { library.fallback(torch::CppFunction::makeFallthrough()); }
 
 // NOLINTNEXTLINE: PyTorch's macros name their own variables.
 #define GENIE_LOWER_PRECISION(...) KERNEL_PRIVATEUSEONE(__VA_ARGS__, lower_precision_fp)
@@ -23,7 +22,7 @@ Tensor refuse_binary_cross_entropy(const Tensor&, const Tensor&, const std::opti
               "binary_cross_entropy_with_logits (BCEWithLogitsLoss), which takes what comes before the sigmoid");
 }
 
-GENIE_LATE_KERNELS(aten, AutocastPrivateUse1, m) {
+TORCH_LIBRARY_IMPL(aten, AutocastPrivateUse1, m) {
   AT_FORALL_LOWER_PRECISION_FP(GENIE_LOWER_PRECISION)
   AT_FORALL_FP32(GENIE_FP32)
   AT_FORALL_FP32_SET_OPT_DTYPE(GENIE_FP32_SET_OPT_DTYPE)
