@@ -28,9 +28,10 @@ constexpr uint64_t kFabricTurnsNs = 20'000;
 size_t NetTransport::poll(std::span<Completion> out) {
   now_ = now_ns();
   message_came_ = false;
+  something_ended_ = false;
   for (int turn = 0; turn < kFabricTurns && completions_.size() < out.size() && fabric_->poll(*this); ++turn) {
     // Somebody waits for it, or for what has ended.
-    if (message_came_ || (!completions_.empty() && now_ns() - now_ > kFabricTurnsNs)) break;
+    if (message_came_ || (something_ended_ && now_ns() - now_ > kFabricTurnsNs)) break;
   }
   if (now_ >= next_sockets_ns_ || socket_wanted_) service_sockets(0);
   if (now_ >= earliest_deadline_ns_) expire();
@@ -122,6 +123,7 @@ void NetTransport::deliver(Endpoint& endpoint, std::span<Completion> out, size_t
 // -- What the fabric tells -----------------------------------------------------------------------------------------------
 
 void NetTransport::on_done(uint64_t cookie, Errc result) {
+  something_ended_ = true;
   if ((cookie & kPullBit) != 0) return on_pull_done(cookie, result);
   const SlotId slot = slot_of(cookie);
   Op* const op = ops_.find(slot.index, slot.generation);

@@ -207,8 +207,9 @@ class NetTransport final : public Transport, private FabricSink {
   uint64_t next_tend_ns_ = 0;
   uint64_t last_tend_ns_ = 0;
   uint64_t next_sockets_ns_ = 0;
-  bool socket_wanted_ = false;  // a message waits for a frame
-  bool message_came_ = false;   // in this poll()
+  bool socket_wanted_ = false;    // a message waits for a frame
+  bool message_came_ = false;     // in this poll()
+  bool something_ended_ = false;  // in it, too
 };
 
 }  // namespace genie::datapath::net

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <utility>
 
+#include "datapath/base/clock.h"
 #include "datapath/ucx/ucx_impl.h"
 
 namespace genie::datapath::ucx {
@@ -239,7 +240,6 @@ bool UcxFabric::place(UcxLane& lane, const Place& where, const void* bytes, size
     return false;
   }
   std::memcpy(memory->data + where.offset, bytes, size);
-  placed_bytes_ += size;
   ++lane.placed;
   owe(lane);
   return true;
@@ -285,18 +285,22 @@ void UcxFabric::owe(UcxLane& lane) {
   if (lane.owes || lane.telling) return;
   lane.owes = true;
   lane.owed_since = polls_;
+  lane.owed_since_ns = now_ns();
   owing_.push(&lane);
 }
 
 // One word for all that has come since the last, and none where what this side says next takes it along: between the poll()
-// that delivers a write and the next but one there is time for that.
+// that delivers a write and the next but one there is time for that, unless bulk makes them long.
 void UcxFabric::tell_placed() {
-  constexpr uint64_t kPatience = 2;
-  constexpr size_t kMuchBytes = size_t{64} << 10;
+  constexpr uint64_t kPatiencePolls = 2;
+  constexpr uint64_t kPatienceNs = 20'000;
   ++polls_;
-  // A poll that moved as much has taken that time already.
-  const uint64_t patience = std::exchange(placed_bytes_, 0) >= kMuchBytes ? 1 : kPatience;
-  while (!owing_.empty() && polls_ - owing_.front()->owed_since >= patience) {
+  if (owing_.empty()) return;
+  const uint64_t now = now_ns();
+  const auto due = [&](const UcxLane& lane) {
+    return polls_ - lane.owed_since >= kPatiencePolls || now - lane.owed_since_ns >= kPatienceNs;
+  };
+  while (!owing_.empty() && due(*owing_.front())) {
     UcxLane& lane = *owing_.pop();
     lane.owes = false;
     if (lane.placed == lane.tag.placed || lane.endpoint == nullptr || lane.link->failed) continue;

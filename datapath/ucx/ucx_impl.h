@@ -36,9 +36,11 @@ using namespace genie::datapath::net;
 enum ActiveMessage : unsigned { kMessageId = 1, kPiecesId, kWriteId, kReadId, kAnswerId, kPlacedId };
 inline constexpr size_t kMessageBytes = 8192;
 inline constexpr size_t kChunkBytes = size_t{512} << 10;
-inline constexpr uint32_t kMaxInFlight = 64;  // of pieces; of all else, kMaxLarge
-// More would fill the sockets no better, and what is small waits behind them: both ends have one thread for all classes.
-inline constexpr uint32_t kMaxLarge = 4;
+inline constexpr uint32_t kMaxInFlight = 64;  // of pieces; the others have bounds of their own
+inline constexpr uint32_t kMaxLarge = 8;
+// Of carried writes: more would fill the sockets no better, and what is small waits for them, as both ends have one thread for all
+// classes.
+inline constexpr uint32_t kMaxCarriedWrites = 4;
 inline constexpr size_t kMaxBatch = 32;
 inline constexpr uint32_t kMaxReads = 16;               // carried ones, per lane
 inline constexpr size_t kPieceBytes = size_t{4} << 10;  // up to which copying is cheaper than a system call
@@ -206,11 +208,12 @@ struct UcxLane {
   MessagePlace* place = nullptr;
   Batch* writes = nullptr;  // that were posted since the last poll() and wait for their flush
 
-  uint32_t large = 0;         // transfers in flight that are no pieces
-  uint32_t received = 0;      // active messages
-  uint32_t placed = 0;        // the peer's writes that lie in memory here; it was told of tag.placed
-  bool owes = false;          // among those that poll() tells the peer of
-  uint64_t owed_since = 0;    // a poll()
+  uint32_t large = 0;       // transfers in flight that are no pieces
+  uint32_t received = 0;    // active messages
+  uint32_t placed = 0;      // the peer's writes that lie in memory here; it was told of tag.placed
+  bool owes = false;        // among those that poll() tells the peer of
+  uint64_t owed_since = 0;  // a poll()
+  uint64_t owed_since_ns = 0;
   bool telling = false;       // the last word of it has not left yet
   uint32_t answers = 0;       // to the peer's reads, not sent yet
   Carried* pieces = nullptr;  // that have not left yet, of `gathered` bytes
@@ -366,7 +369,6 @@ class UcxFabric final : public Fabric {
   std::vector<UcxLane*> gathering_;  // have pieces
   RingQueue<UcxLane*> owing_;        // their peers are to be told of placed writes
   uint64_t polls_ = 0;
-  size_t placed_bytes_ = 0;  // since the last
   RingQueue<Request> requests_;
   SlotTable<Carried> carried_;
   std::vector<std::unique_ptr<Mapping>> dropped_;  // until their last answer has left

@@ -97,7 +97,8 @@ size_t UcxFabric::post(FabricLink& base, TransferClass transfer_class, std::span
     const auto* const memory = static_cast<const UcxMemory*>(item.memory);
     const bool carried = remote.carried && (memory == nullptr || memory->on_host);
     const bool piece = carried && item.op == Descriptor::Op::kWrite && item.size <= kPieceBytes;
-    if (!piece && lane.large >= (carried && item.op == Descriptor::Op::kRead ? kMaxReads : kMaxLarge)) break;
+    const bool reads = item.op == Descriptor::Op::kRead;
+    if (!piece && lane.large >= (!carried ? kMaxLarge : reads ? kMaxReads : kMaxCarriedWrites)) break;
     if (carried) {
       carry(link, index, item, piece);
     } else {

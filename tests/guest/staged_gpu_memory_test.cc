@@ -2,10 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <future>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "datapath/memory/gpu_memory.h"
@@ -19,7 +22,9 @@ namespace {
 class GpuBytes {
  public:
   explicit GpuBytes(size_t size)
-      : size_(size), data_(test::allocate_gpu_memory(size)), copier_(GpuCopier::make(data_)) {}
+      : size_(size), data_(test::allocate_gpu_memory(size)), copier_(GpuCopier::make(data_)) {
+    if (!copier_.ok()) throw std::runtime_error(copier_.status().to_string());
+  }
   GpuBytes(const GpuBytes&) = delete;
   GpuBytes& operator=(const GpuBytes&) = delete;
   ~GpuBytes() {
@@ -31,7 +36,7 @@ class GpuBytes {
   void fill_in(size_t offset, size_t size, size_t seed) const {
     std::vector<std::byte> host(size);
     fill(host.data(), size, seed);
-    ASSERT_TRUE(copier_->copy(data_ + offset, host.data(), size).ok());
+    EXPECT_TRUE(copier_->copy(data_ + offset, host.data(), size).ok());
   }
   bool has(size_t offset, size_t size, size_t seed) const {
     std::vector<std::byte> host(size);
@@ -56,7 +61,9 @@ class StagedGpuMemory : public VerbsFabricTest {
   }
   void TearDown() override {
     VerbsFabricTest::TearDown();
+    const int before = test::gpu_handles_open();
     registered_.reset();
+    EXPECT_EQ(test::gpu_handles_open(), before - 2) << "its context and its stream";
   }
 
   static constexpr size_t kSize = size_t{8} << 20;
@@ -99,6 +106,7 @@ TEST_F(StagedGpuMemory, ChunksTakeTurns) {
 TEST_F(StagedGpuMemory, ACopyThatFailsFailsItsReadAlone) {
   ASSERT_NO_FATAL_FAILURE(start_staged("rxe0"));
   const Shared shared = share(kSize);
+  fill(shared.memory->data, 5000, 21);
   test::fail_gpu_copies(1);
   post(kLatency, std::vector{transfer(Op::kRead, gpu_.data(), 5000, registered_.get(), shared, 0, 1)});
   ASSERT_TRUE(until([&] { return !a_.done.empty(); }));
@@ -106,6 +114,7 @@ TEST_F(StagedGpuMemory, ACopyThatFailsFailsItsReadAlone) {
   a_.done.pop_front();
   post(kLatency, std::vector{transfer(Op::kRead, gpu_.data(), 5000, registered_.get(), shared, 0, 2)});
   ASSERT_NO_FATAL_FAILURE(expect_done(2, 2));
+  EXPECT_TRUE(gpu_.has(0, 5000, 21));
 }
 
 // A message would say that the bytes are there.
@@ -152,7 +161,10 @@ class Listener {
   }
   const std::string& address() const { return address_; }
   // Of the first peer, once it has connected.
-  Region region() { return region_.get_future().get(); }
+  Region region() {
+    std::future<Region> made = region_.get_future();
+    return made.wait_for(std::chrono::seconds(60)) == std::future_status::ready ? made.get() : Region();
+  }
 
   static constexpr size_t kSize = size_t{1} << 20;
 
@@ -162,7 +174,7 @@ class Listener {
       std::array<Completion, 4> out;
       const size_t count = transport_->poll(out);
       for (size_t i = 0; i < count; ++i) {
-        if (out[i].opcode != Opcode::kConnected) continue;
+        if (out[i].opcode != Opcode::kConnected || std::exchange(connected_, true)) continue;
         const Result<Region> made = transport_->allocate(out[i].endpoint, kSize, Deadline::after_ms(60'000));
         region_.set_value(made.ok() ? *made : Region());
       }
@@ -172,6 +184,7 @@ class Listener {
   const std::unique_ptr<Transport> transport_;
   std::string address_;
   std::promise<Region> region_;
+  bool connected_ = false;
   std::atomic<bool> stop_{false};
   std::thread thread_;
 };
