@@ -1,6 +1,5 @@
 // A process with libtorch and without this library (or, compiled with GENIE_BENCH_LINKED, with it): the peer of idle.cpu_op and
-// idle.start. For each line read it runs a burst and writes what a
-// call took, in nanoseconds; it ends with its input.
+// idle.start. For each line read it runs a burst and writes what a call took, in nanoseconds; it ends with its input.
 #include <ATen/Parallel.h>
 
 #include <iostream>

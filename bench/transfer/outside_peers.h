@@ -26,8 +26,8 @@ struct OutsideRun {
 // "ucx_perftest", "perftest"; empty where there is none for the transport, or it is not installed.
 std::string outside_peer(const std::string& transport);
 // GB/s, microseconds (one way, the whole of reads; the median), millions of messages a second, or nanoseconds of both
-// processes' CPU time per byte while they sleep whenever there is nothing to do. Throws
-// std::runtime_error with the program's last words when it fails twice.
+// processes' CPU time per byte while they sleep whenever there is nothing to do. Throws std::runtime_error with the program's last
+// words when it fails twice.
 double run_outside(const OutsideRun& run);
 
 // What the program's output says, for the tests.

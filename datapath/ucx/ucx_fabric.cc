@@ -95,8 +95,7 @@ Status UcxFabric::start(const UcxOptions& options) {
   Config config;
   if (config.status() != UCS_OK) return status_of(config.status(), "its settings cannot be read; look at UCX_*");
   if (!options.tls.empty()) config.set("TLS", options.tls.c_str());
-  // They are one setting: the second must not be less than the first.
-  // UCX warns of settings of transports that it does not use.
+  // They are one setting: the second must not be less than the first. UCX warns of settings of transports that it does not use.
   if (may_use_tcp(tls) && !is_set("UCX_TCP_TX_SEG_SIZE") && !is_set("UCX_TCP_RX_SEG_SIZE")) {
     config.set("TX_SEG_SIZE", "1m");
     config.set("RX_SEG_SIZE", "1m");
