@@ -16,19 +16,21 @@
 #include "frontend/capture/session_core.h"
 #include "frontend/capture/stream.h"
 #include "frontend/capture/timing.h"
+#include "frontend/capture/words.h"
 
 namespace genie::frontend {
 
 struct TouchedState {
   StorageState* state;
   Touch mode;
+  uint32_t slot = 0;  // in the segment that it goes to
 };
 
 struct Call {
-  c10::SmallVector<uint32_t, 64> code;
-  c10::SmallVector<int64_t, 64> params;
-  c10::SmallVector<int64_t, 64> key;  // the request for shape inference
-  c10::SmallVector<TouchedState, 16> touched;
+  Words<uint32_t> code;
+  Words<int64_t> params;
+  Words<int64_t> key;  // the request for shape inference
+  Words<TouchedState> touched;
   std::vector<std::pair<uint32_t, std::string>> strings;  // position in code
   std::vector<at::Tensor> lifted;
   c10::SmallVector<at::Tensor, 4> results;

@@ -43,24 +43,32 @@ void Encoder::geometry(const c10::TensorImpl& impl) {
   const at::IntArrayRef sizes = impl.sizes();
   const at::IntArrayRef strides = impl.strides();
   const size_t rank = sizes.size();
-  bool contiguous = true;
-  int64_t expected = 1;
-  for (size_t i = rank; i-- > 0;) {
-    contiguous = contiguous && strides[i] == expected;
-    expected *= std::max<int64_t>(sizes[i], 1);
-  }
   const int64_t offset = impl.storage_offset();
   const c10::DispatchKeySet keys = impl.key_set();
-  word(Tag::kTensor, (static_cast<uint32_t>(c10::typeMetaToScalarType(impl.dtype())) << TensorBits::kDtypeShift) |
-                         (static_cast<uint32_t>(rank) << TensorBits::kRankShift) |
-                         (contiguous ? TensorBits::kContiguous : 0) | (offset == 0 ? TensorBits::kZeroOffset : 0) |
-                         (keys.has(c10::DispatchKey::Conjugate) ? TensorBits::kConj : 0) |
-                         (keys.has(c10::DispatchKey::Negative) ? TensorBits::kNeg : 0));
-  call_.params.append(sizes.begin(), sizes.end());
-  call_.key.append(sizes.begin(), sizes.end());
+  call_.key.push_back(0);  // the head, which is known last
+  int64_t* const to_params = call_.params.extend(rank);
+  int64_t* const to_key = call_.key.extend(rank);
+  int64_t other = 0;  // nonzero: strides are not a contiguous tensor's
+  int64_t expected = 1;
+  for (size_t i = rank; i-- > 0;) {
+    const int64_t size = sizes[i];
+    to_params[i] = size;
+    to_key[i] = size;
+    other |= strides[i] ^ expected;
+    expected *= std::max<int64_t>(size, 1);
+  }
+  const bool contiguous = other == 0;
+  const uint32_t head = wire::head(
+      Tag::kTensor, (static_cast<uint32_t>(c10::typeMetaToScalarType(impl.dtype())) << TensorBits::kDtypeShift) |
+                        (static_cast<uint32_t>(rank) << TensorBits::kRankShift) |
+                        (contiguous ? TensorBits::kContiguous : 0) | (offset == 0 ? TensorBits::kZeroOffset : 0) |
+                        (keys.has(c10::DispatchKey::Conjugate) ? TensorBits::kConj : 0) |
+                        (keys.has(c10::DispatchKey::Negative) ? TensorBits::kNeg : 0));
+  call_.code.push_back(head);
+  to_key[-1] = head;
   if (!contiguous) {
-    call_.params.append(strides.begin(), strides.end());
-    call_.key.append(strides.begin(), strides.end());
+    call_.params.append(strides.data(), rank);
+    call_.key.append(strides.data(), rank);
   }
   if (offset != 0) call_.params.push_back(offset);
 }

@@ -71,29 +71,55 @@ std::vector<int64_t> FragmentPlan::numbers_of(const Segment& segment) const {
 }
 
 const FragmentPlan& FragmentBuilder::plan(const Segment& segment) {
+  look_at(segment);
+  const FragmentPlan* const recent = recent_plan(segment);
+  if (recent != nullptr && !check_shapes_) return *recent;
   const TemplateKey form = form_of(segment);
   if (const auto known = plans_.find(form); known != plans_.end()) {
     // The debug mode that trusts nothing that was remembered.
     TORCH_INTERNAL_ASSERT(!check_shapes_ || make(segment) == known->second, "a remembered plan is another segment's");
+    TORCH_INTERNAL_ASSERT(recent == nullptr || *recent == known->second, "a recent plan is another segment's");
+    if (recent == nullptr) keep_recent(segment, known->second);
     return known->second;
   }
   FragmentPlan fresh = make(segment);
   plans_bytes_ += fresh.bytes();
   if (plans_bytes_ > kPlansBytesMax) {
+    recent_ = {};
     plans_.clear();
     plans_bytes_ = fresh.bytes();
   }
+  // Kept in full when it comes again: most programs that repeat nothing never pay for that.
   return plans_.insert_or_assign(form, std::move(fresh)).first->second;
+}
+
+void FragmentBuilder::look_at(const Segment& segment) {
+  slot_flags_.resize(segment.slots.size());
+  uint8_t* flags = slot_flags_.data();
+  for (const SlotEntry& slot : segment.slots) {
+    const bool visible = !slot.state->handle_gone.load(std::memory_order_acquire);
+    *flags++ = static_cast<uint8_t>((slot.existed ? kExisted : 0) | (visible ? kVisible : 0));
+  }
+  check_shapes_ = is_checking_shapes();
+}
+
+const FragmentPlan* FragmentBuilder::recent_plan(const Segment& segment) const {
+  for (const Recent& recent : recent_) {
+    if (recent.plan != nullptr && recent.check_shapes == check_shapes_ && recent.slot_flags == slot_flags_ &&
+        recent.code == segment.code && recent.touches == segment.touches && recent.strings == segment.strings) {
+      return recent.plan;
+    }
+  }
+  return nullptr;
+}
+
+void FragmentBuilder::keep_recent(const Segment& segment, const FragmentPlan& plan) {
+  recent_[next_recent_] = {check_shapes_, segment.code, segment.touches, slot_flags_, segment.strings, &plan};
+  next_recent_ = (next_recent_ + 1) % recent_.size();
 }
 
 // Everything that the plan depends on. Where records begin and how many numbers they have follows from their words.
 TemplateKey FragmentBuilder::form_of(const Segment& segment) {
-  slot_flags_.clear();
-  for (const SlotEntry& slot : segment.slots) {
-    const bool visible = !slot.state->handle_gone.load(std::memory_order_acquire);
-    slot_flags_.push_back(static_cast<uint8_t>((slot.existed ? kExisted : 0) | (visible ? kVisible : 0)));
-  }
-  check_shapes_ = is_checking_shapes();
   auto* state = static_cast<XXH3_state_t*>(hash_.get());
   XXH3_128bits_reset_withSeed(state, check_shapes_ ? 1 : 0);
   add_bytes(state, segment.code);

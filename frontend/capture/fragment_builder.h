@@ -2,10 +2,11 @@
 //
 // Purpose: drop records whose results nobody can see, number the storages by first use, and split structure (the template) from
 //   numbers (the invocation's parameters). What comes of a segment depends on its form alone, so that a step which repeats
-//   costs a hash over its words and a look-up.
+//   costs a comparison with the forms of the last few, or else a hash over its words and a look-up.
 // Thread-safety: one builder per session, used under its flush lock.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -76,6 +77,19 @@ class FragmentBuilder {
  private:
   static constexpr uint32_t kUnused = UINT32_MAX;
 
+  // A form that was seen lately, in full.
+  struct Recent {
+    bool check_shapes = false;
+    Words<uint32_t> code;
+    Words<uint32_t> touches;
+    std::vector<uint8_t> slot_flags;
+    std::vector<std::string> strings;
+    const FragmentPlan* plan = nullptr;
+  };
+
+  void look_at(const Segment& segment);
+  const FragmentPlan* recent_plan(const Segment& segment) const;
+  void keep_recent(const Segment& segment, const FragmentPlan& plan);
   TemplateKey form_of(const Segment& segment);
   FragmentPlan make(const Segment& segment);
   void number_slots(const Segment& segment);
@@ -91,6 +105,8 @@ class FragmentBuilder {
 
   std::unordered_map<TemplateKey, FragmentPlan, TemplateKeyHash> plans_;  // by form
   size_t plans_bytes_ = 0;
+  std::array<Recent, 4> recent_;
+  size_t next_recent_ = 0;  // to be replaced
 
   // Of the segment that is looked at.
   std::vector<uint8_t> slot_flags_;

@@ -38,9 +38,8 @@ void Journal::collect(Stream& stream) {
     if (entry.op->bookkeeping || ++count_ > kMaxRecords) continue;
     kept_.records.push_back({entry.op, static_cast<uint32_t>(kept_.code.size()),
                              static_cast<uint32_t>(kept_.params.size()), static_cast<uint32_t>(kept_.touches.size())});
-    kept_.code.insert(kept_.code.end(), from.code.begin() + entry.code, from.code.begin() + from.code_end(i));
-    kept_.params.insert(kept_.params.end(), from.params.begin() + entry.params,
-                        from.params.begin() + from.params_end(i));
+    kept_.code.append(from.code.data() + entry.code, from.code_end(i) - entry.code);
+    kept_.params.append(from.params.data() + entry.params, from.params_end(i) - entry.params);
     for (uint32_t touch = entry.touches; touch < from.touches_end(i); ++touch) {
       const uint32_t word = from.touches[touch];
       kept_.touches.push_back(touch_word(number_of(*from.slots[touch_slot(word)].state), touch_mode(word)));

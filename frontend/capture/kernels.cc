@@ -15,7 +15,6 @@
 #include <ATen/ops/unfold_native.h>
 #include <ATen/ops/view_as_complex_native.h>
 #include <ATen/ops/view_as_real_native.h>
-#include <ATen/ops/view_native.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/Logging.h>
 #include <c10/util/strides.h>
@@ -227,7 +226,6 @@ bool is_own(const c10::OperatorName& name) {
                                     "aten::is_set_to",
                                     "aten::_has_compatible_shallow_copy_type",
                                     "aten::as_strided",
-                                    "aten::view",
                                     "aten::unfold",
                                     "aten::_reshape_alias",
                                     "aten::view_as_real",
@@ -335,7 +333,6 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("is_set_to", TORCH_FN(is_set_to));
   library.impl("_has_compatible_shallow_copy_type", TORCH_FN(shallow_copy_compatible));
   library.impl("as_strided", TORCH_FN(at::native::as_strided_tensorimpl));
-  library.impl("view", static_cast<at::Tensor (*)(const at::Tensor&, at::IntArrayRef)>(at::native::view));
   library.impl("unfold", TORCH_FN(at::native::unfold));
   library.impl("_reshape_alias", TORCH_FN(at::native::_reshape_alias));
   library.impl("view_as_real", TORCH_FN(at::native::view_as_real));

@@ -7,7 +7,6 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/linear_native.h>
 #include <ATen/ops/linear_ops.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/node.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -16,6 +15,7 @@
 #include <mutex>
 
 #include "frontend/capture/typed_kernels.h"
+#include "frontend/capture/watchers.h"
 
 namespace genie::frontend {
 namespace {
@@ -88,18 +88,6 @@ class LinearBackward final : public torch::autograd::Node {
   SavedVariable weight_;
 };
 
-// A mode or a tensor of Python's, or functionalization, stands between autograd and the device: it sees PyTorch's own pieces.
-bool is_watched(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
-  using enum c10::DispatchKey;
-  constexpr c10::DispatchKeySet kWatchers({Python, Fake, Functionalize});
-  return (input.key_set() | weight.key_set() | bias.key_set() | c10::impl::tls_local_dispatch_key_set().included_)
-      .has_any(kWatchers);
-}
-
-bool has_forward_grad(const at::Tensor& tensor) { return tensor.defined() && tensor._fw_grad(0).defined(); }
-
-bool wants_gradient(const at::Tensor& tensor) { return tensor.defined() && tensor.requires_grad(); }
-
 // Where PyTorch's pieces are exactly: rows = input as a matrix, then addmm or mm with the transposed weight.
 bool is_plain(const at::Tensor& input, const at::Tensor& weight, const at::Tensor& bias) {
   const bool matrix = input.dim() == 2 || (input.dim() == 3 && input.is_contiguous());
@@ -113,12 +101,10 @@ bool is_plain(const at::Tensor& input, const at::Tensor& weight, const at::Tenso
 at::Tensor linear_with_autograd(const at::Tensor& input, const at::Tensor& weight,
                                 const std::optional<at::Tensor>& bias) {
   const at::Tensor offset = bias.has_value() ? *bias : at::Tensor();
-  if (has_forward_grad(input) || has_forward_grad(weight) || has_forward_grad(offset)) {
+  const auto operands = {&input, &weight, &offset};
+  if (has_forward_grad(operands) || is_watched(operands) || goes_by_pieces(input, weight))
     return at::native::linear(input, weight, bias);
-  }
-  if (is_watched(input, weight, offset) || goes_by_pieces(input, weight))
-    return at::native::linear(input, weight, bias);
-  if (!at::GradMode::is_enabled() || !(wants_gradient(input) || wants_gradient(weight) || wants_gradient(offset))) {
+  if (!wants_gradient(operands)) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     return record_linear(input, weight, bias);
   }

@@ -32,8 +32,8 @@ bool encode_resized(const OutputMeta& metas, size_t argument, Call& out) {
   const TensorMeta& meta = found->second;
   out.code.push_back(wire::head(Tag::kResized, static_cast<uint32_t>(argument)));
   out.code.push_back(tensor_bits(meta));
-  out.params.append(meta.sizes.begin(), meta.sizes.end());
-  if (!meta.contiguous) out.params.append(meta.strides.begin(), meta.strides.end());
+  out.params.append(meta.sizes.data(), meta.sizes.size());
+  if (!meta.contiguous) out.params.append(meta.strides.data(), meta.strides.size());
   return true;
 }
 
@@ -44,8 +44,8 @@ void encode_fresh(const TensorMeta& meta, Call& out) {
     return;
   }
   out.code.push_back(wire::head(Tag::kFresh, tensor_bits(meta)));
-  out.params.append(meta.sizes.begin(), meta.sizes.end());
-  if (!meta.contiguous) out.params.append(meta.strides.begin(), meta.strides.end());
+  out.params.append(meta.sizes.data(), meta.sizes.size());
+  if (!meta.contiguous) out.params.append(meta.strides.data(), meta.strides.size());
   StorageState* state = out.core->new_storage(meta.storage_bytes);
   out.results.push_back(make_lazy_like(meta, state, out.device));
   out.touched.push_back({state, Touch::kDefine});
@@ -108,28 +108,22 @@ void count_one(std::atomic<uint64_t>& counter) {
 // Puts the encoded call into the stream. Lock held.
 void append(Stream& stream, OpInfo& op, Call& call) {
   Segment& segment = stream.open;
-  c10::SmallVector<uint32_t, 16> touches;
-  for (const TouchedState& touched : call.touched) {
+  for (TouchedState& touched : call.touched) {
     StorageState& state = *touched.state;
-    const uint32_t slot = stream.slot_of(&state);
+    touched.slot = stream.slot_of(&state);
     if (!state.defined.load(std::memory_order_relaxed)) {
-      if (touched.mode != Touch::kDefine) append_alloc(stream, slot, state.size_bytes);
+      if (touched.mode != Touch::kDefine) append_alloc(stream, touched.slot, state.size_bytes);
       state.defined.store(true, std::memory_order_relaxed);
     }
-    if (touched.mode == Touch::kRead) {
-      if (state.reader.load(std::memory_order_relaxed) == segment.number) {
-        touches.push_back(touch_word(slot, touched.mode));
-        continue;
-      }
-      // Two threads may read it for the first time at once: whoever comes second says so.
-      const uint32_t other = state.reader.exchange(segment.number, std::memory_order_acq_rel);
-      if (other != 0 && other != segment.number) state.many_readers.store(true, std::memory_order_release);
-    } else {
+    if (touched.mode != Touch::kRead) {
       state.writer.store(segment.number, std::memory_order_release);
       state.producer = &op;
       state.source = call.source;
+    } else if (state.reader.load(std::memory_order_relaxed) != segment.number) {
+      // Two threads may read it for the first time at once: whoever comes second says so.
+      const uint32_t other = state.reader.exchange(segment.number, std::memory_order_acq_rel);
+      if (other != 0 && other != segment.number) state.many_readers.store(true, std::memory_order_release);
     }
-    touches.push_back(touch_word(slot, touched.mode));
   }
   if (call.generator != nullptr) segment.generators.emplace_back(call.generator);
   const auto code_begin = static_cast<uint32_t>(segment.code.size());
@@ -143,9 +137,10 @@ void append(Stream& stream, OpInfo& op, Call& call) {
     segment.sources.resize(segment.records.size());
     segment.sources.back() = call.source;
   }
-  segment.code.insert(segment.code.end(), call.code.begin(), call.code.end());
-  segment.params.insert(segment.params.end(), call.params.begin(), call.params.end());
-  segment.touches.insert(segment.touches.end(), touches.begin(), touches.end());
+  segment.code.append(call.code.data(), call.code.size());
+  segment.params.append(call.params.data(), call.params.size());
+  uint32_t* touch = segment.touches.extend(call.touched.size());
+  for (const TouchedState& touched : call.touched) *touch++ = touch_word(touched.slot, touched.mode);
   count_one(stream.captured);
 }
 

@@ -9,6 +9,7 @@
 #include <span>
 
 #include "datapath/base/clock.h"
+#include "datapath/base/differences.h"
 #include "datapath/base/log.h"
 #include "frontend/capture/context.h"
 #include "frontend/capture/env.h"
@@ -316,22 +317,13 @@ class Flush {
     return {};
   }
 
-  // The numbers that differ from the template's, of which `first` is the number of the first. Most are the same: they are
-  // compared several at a time.
+  // The numbers that differ from the template's, of which `first` is the number of the first.
   void send_changes(std::span<const int64_t> numbers, const int64_t* defaults, uint32_t first) {
-    constexpr size_t kBlock = 8;
-    for (size_t begin = 0; begin < numbers.size(); begin += kBlock) {
-      const size_t end = std::min(begin + kBlock, numbers.size());
-      int64_t differ = 0;
-      for (size_t i = begin; i < end; ++i) differ |= numbers[i] ^ defaults[i];
-      if (differ == 0) [[likely]]
-        continue;
-      for (size_t i = begin; i < end; ++i) {
-        if (numbers[i] == defaults[i]) continue;
-        submission_.param_index.push_back(first + static_cast<uint32_t>(i));
-        submission_.param_value.push_back(numbers[i]);
-      }
-    }
+    const auto* const now = reinterpret_cast<const uint64_t*>(numbers.data());
+    for_each_difference(now, reinterpret_cast<const uint64_t*>(defaults), numbers.size(), [&](size_t at) {
+      submission_.param_index.push_back(first + static_cast<uint32_t>(at));
+      submission_.param_value.push_back(numbers[at]);
+    });
   }
 
   void bind_slots() {
@@ -367,9 +359,13 @@ class Flush {
     if (stream_.journal != nullptr) stream_.journal->collect(stream_);
     const uint32_t number = stream_.open.number;
     for (const SlotEntry& slot : stream_.open.slots) {
-      forget(slot.state->writer, number);
-      forget(slot.state->reader, number);
-      slot.state->release();
+      StorageState& state = *slot.state;
+      // Most are intermediate results that only this segment still holds: nobody will ask who wrote them.
+      if (!state.is_only_reference()) {
+        forget(state.writer, number);
+        forget(state.reader, number);
+      }
+      state.release();
     }
     for (const auto& [op, captured, executed] : plan_->counts)
       op->captured.fetch_add(captured, std::memory_order_relaxed);

@@ -118,6 +118,12 @@ bool layer_norm(ShapeRequest& request) {
   return true;
 }
 
+// layer_norm(input, normalized_shape, weight, bias, eps, cudnn_enable)
+bool layer_norm_alone(ShapeRequest& request) {
+  request.add(request.tensor(0).sizes(), request.tensor(0).scalar_type());
+  return true;
+}
+
 // native_layer_norm_backward(grad_out, input, normalized_shape, mean, rstd, weight, bias, output_mask)
 bool layer_norm_backward(ShapeRequest& request) {
   const auto mask = request.args[7].toBoolList();
@@ -197,6 +203,50 @@ bool embedding_backward(ShapeRequest& request) {
 }
 
 // where.self(condition, self, other)
+// cat(tensors, dim). libtorch has a meta kernel; a cache that grows by one asks each step anew, though.
+bool cat(ShapeRequest& request) {
+  const auto tensors = request.args[0].toTensorVector();
+  if (tensors.empty()) return false;
+  const at::Tensor& first = tensors.front();
+  const int64_t asked = request.args[1].toInt();
+  const int64_t dim = asked < 0 ? asked + first.dim() : asked;
+  if (dim < 0 || dim >= first.dim()) return false;
+  Sizes sizes(first.sizes().begin(), first.sizes().end());
+  auto& length = sizes[static_cast<size_t>(dim)];
+  length = 0;
+  bool contiguous = false;  // one such operand is enough
+  for (const at::Tensor& tensor : tensors) {
+    if (tensor.dim() != first.dim() || tensor.scalar_type() != first.scalar_type()) return false;
+    for (int64_t i = 0; i < first.dim(); ++i) {
+      if (i != dim && tensor.size(i) != first.size(i)) return false;
+    }
+    length += tensor.size(dim);
+    contiguous = contiguous || tensor.suggest_memory_format() == c10::MemoryFormat::Contiguous;
+  }
+  if (!contiguous) return false;
+  request.add(sizes, first.scalar_type());
+  return true;
+}
+
+// arange([start,] end[, step], dtype, ...) of integers: asked anew each step for positions.
+bool arange(ShapeRequest& request) {
+  const bool has_start = request.op.op_name.overload_name.starts_with("start");
+  const bool has_step = request.op.op_name.overload_name == "start_step";
+  const size_t bounds = 1 + (has_start ? 1 : 0) + (has_step ? 1 : 0);
+  for (size_t i = 0; i < bounds; ++i) {
+    if (!request.args[i].isInt()) return false;
+  }
+  const c10::IValue& dtype = request.args[bounds];
+  if (!dtype.isNone() && dtype.toScalarType() != c10::ScalarType::Long) return false;
+  const int64_t start = has_start ? request.args[0].toInt() : 0;
+  const int64_t end = request.args[has_start ? 1 : 0].toInt();
+  const int64_t step = has_step ? request.args[2].toInt() : 1;
+  int64_t span = 0;
+  if (step <= 0 || end < start || __builtin_sub_overflow(end, start, &span)) return false;
+  request.add({span == 0 ? 0 : (span - 1) / step + 1}, c10::ScalarType::Long);
+  return true;
+}
+
 bool where(ShapeRequest& request) {
   if (request.args.size() != 3 || !request.args[2].isTensor()) return false;
   const at::Tensor& self = request.tensor(1);
@@ -347,6 +397,7 @@ OwnShapes find_shape_function(std::string_view name) {
       {"aten::_native_batch_norm_legit.no_stats", batch_norm_no_stats},
       {"aten::_batch_norm_with_update", batch_norm_with_update},
       {"aten::native_batch_norm_backward", batch_norm_backward},
+      {"aten::layer_norm", layer_norm_alone},
       {"aten::native_layer_norm", layer_norm},
       {"aten::native_layer_norm_backward", layer_norm_backward},
       {"aten::native_group_norm", group_norm},
@@ -355,6 +406,10 @@ OwnShapes find_shape_function(std::string_view name) {
       {"aten::embedding_dense_backward", embedding_backward},
       {"aten::max_unpool2d", max_unpool},
       {"aten::nonzero_static", nonzero_static},
+      {"aten::cat", cat},
+      {"aten::arange", arange},
+      {"aten::arange.start", arange},
+      {"aten::arange.start_step", arange},
       {"aten::where", where},
       {"aten::index_select", index_select},
       {"aten::index_add", index_add},

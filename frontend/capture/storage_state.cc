@@ -1,6 +1,7 @@
 #include "frontend/capture/storage_state.h"
 
 #include <new>
+#include <utility>
 
 namespace genie::frontend {
 namespace {
@@ -11,34 +12,45 @@ struct FreeState {
   FreeState* next;
 };
 
-// Trivial, so that it can be used while the thread's other objects are destroyed.
-thread_local FreeState* free_states = nullptr;
-thread_local size_t free_count = 0;
-thread_local bool thread_ends = false;
+// A thread's states for reuse. Trivial, so that it can be used while the thread's other objects are destroyed.
+struct Kept {
+  FreeState* first = nullptr;
+  size_t count = 0;
+  size_t most = 0;  // 0: before the first was given back, and when the thread ends
+};
+[[gnu::tls_model("initial-exec")]] constinit thread_local Kept kept;
 
 struct Cleanup {
+  Cleanup() { kept.most = kKeptStates; }
   ~Cleanup() {
-    thread_ends = true;
-    while (free_states != nullptr) ::operator delete(std::exchange(free_states, free_states->next));
+    kept.most = 0;
+    while (kept.first != nullptr) ::operator delete(std::exchange(kept.first, kept.first->next));
   }
 };
+
+// There is no room, or the thread has given back none so far.
+[[gnu::noinline]] void give_back(void* state) noexcept {
+  static thread_local Cleanup cleanup;
+  ::operator delete(state);
+}
 
 }  // namespace
 
 void* StorageState::operator new(size_t size) {
-  if (free_states == nullptr) return ::operator new(size);
-  --free_count;
-  return std::exchange(free_states, free_states->next);
+  Kept& mine = kept;
+  if (mine.first == nullptr) return ::operator new(size);
+  --mine.count;
+  return std::exchange(mine.first, mine.first->next);
 }
 
 void StorageState::operator delete(void* state) noexcept {
-  static thread_local Cleanup cleanup;
-  if (thread_ends || free_count >= kKeptStates) {
-    ::operator delete(state);
+  Kept& mine = kept;
+  if (mine.count >= mine.most) [[unlikely]] {
+    give_back(state);
     return;
   }
-  free_states = new (state) FreeState{free_states};
-  ++free_count;
+  mine.first = new (state) FreeState{mine.first};
+  ++mine.count;
 }
 
 }  // namespace genie::frontend

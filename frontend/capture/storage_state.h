@@ -42,10 +42,10 @@ struct StorageState {
   }
 
   void retain() noexcept { references.fetch_add(1, std::memory_order_relaxed); }
+  bool is_only_reference() const noexcept { return references.load(std::memory_order_acquire) == 1; }
   // The last one needs no exchange: nobody is left who could take another.
   void release() noexcept {
-    if (references.load(std::memory_order_acquire) == 1 || references.fetch_sub(1, std::memory_order_acq_rel) == 1)
-      last_reference_gone();
+    if (is_only_reference() || references.fetch_sub(1, std::memory_order_acq_rel) == 1) last_reference_gone();
   }
   void last_reference_gone() noexcept;
 

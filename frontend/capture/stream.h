@@ -17,6 +17,7 @@
 
 #include "frontend/capture/op_info.h"
 #include "frontend/capture/storage_state.h"
+#include "frontend/capture/words.h"
 #include "src/session/link.h"
 
 namespace genie::frontend {
@@ -64,9 +65,9 @@ struct SlotEntry {
 struct Segment {
   uint32_t number = 0;  // unique in the process; 0 is never used
   std::vector<RecordEntry> records;
-  std::vector<uint32_t> code;
-  std::vector<int64_t> params;
-  std::vector<uint32_t> touches;
+  Words<uint32_t> code;
+  Words<int64_t> params;
+  Words<uint32_t> touches;
   std::vector<SlotEntry> slots;
   std::vector<std::string> strings;
   std::vector<const SourceLine*> sources;  // of the records up to the last that has one; empty without tracing

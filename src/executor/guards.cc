@@ -106,8 +106,8 @@ std::string_view refusal(const c10::OperatorName& name, Trust trust) {
   for (const Refused& refused : kParts) {
     if (name.name.find(refused.name) != std::string::npos) return refused.why;
   }
-  // Clients send its parts, of which each is looked at; whole it would run them unseen. Linear is the exception.
-  if (name.name != "aten::linear" && is_composition(name)) return kComposition;
+  // Clients send its parts, of which each is looked at; whole it would run them unseen. Two check all that their parts need.
+  if (name.name != "aten::linear" && name.name != "aten::layer_norm" && is_composition(name)) return kComposition;
   return {};
 }
 

@@ -6,11 +6,11 @@
 
 #include "datapath/base/log.h"
 #include "datapath/base/pause.h"
+#include "datapath/base/spin_budget.h"
 
 namespace genie::node {
 namespace {
 
-constexpr uint64_t kSpinNs = 50'000;      // how long an idle poller spins before it sleeps
 constexpr uint64_t kTendNs = 20'000'000;  // how often it looks after deadlines and signs of life
 constexpr uint64_t kIdleSleepNs = 500'000'000;
 constexpr uint64_t kBusySleepNs = 2'000'000;  // while something waits for room or for a worker to let go of memory
@@ -91,7 +91,10 @@ void DataPlane::post(Event event) {
 
 void DataPlane::run() {
   std::array<datapath::Completion, 64> completions;
+  SpinBudget spin;
   uint64_t idle_since = now_ns();
+  bool idle = false;
+  bool clients_turn = false;  // nothing is in flight: who spins now waits for a program's next step, and for no worker
   while (!stopping_.load(std::memory_order_acquire)) {
     const size_t count = transport_->poll(completions);
     for (size_t i = 0; i < count; ++i) {
@@ -106,15 +109,24 @@ void DataPlane::run() {
       next_tend_ns_ = now + kTendNs;
     }
     if (count != 0 || events != 0 || moved) {
+      if (idle && clients_turn) spin.learn(now - idle_since);
       idle_since = now;
-    } else if (options_.busy_polling && !live_.empty()) {
+      idle = false;
+      continue;
+    }
+    if (!std::exchange(idle, true)) clients_turn = nothing_in_flight();
+    if (options_.busy_polling && !live_.empty()) {
       cpu_pause();
-    } else if (now - idle_since < kSpinNs) {
+    } else if (now - idle_since < (clients_turn ? spin.ns() : SpinBudget::kLeastNs)) {
       spin_step(now - idle_since);
     } else {
       sleep();
     }
   }
+}
+
+bool DataPlane::nothing_in_flight() const {
+  return std::ranges::all_of(live_, [](const auto& session) { return session->state()->in_flight() == 0; });
 }
 
 void DataPlane::sleep() {

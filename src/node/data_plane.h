@@ -67,6 +67,7 @@ class DataPlane {
   bool pump_sessions();
   void tend_sessions();
   void tend_unclaimed(uint64_t now_ns, bool draining);
+  bool nothing_in_flight() const;
   void sleep();
   void end_session(const std::shared_ptr<RemoteSession>& session, const Status& why, bool tell);
   std::shared_ptr<RemoteSession> session_of(datapath::EndpointId endpoint);

@@ -6,12 +6,6 @@
 #include "datapath/base/log.h"
 
 namespace genie::node {
-namespace {
-
-// How long an idle worker spins before it sleeps: the next step of a running model usually comes sooner.
-constexpr uint64_t kSpinNs = 50'000;
-
-}  // namespace
 
 Result<std::unique_ptr<Device>> Device::make(DeviceOptions options, const std::string& node_name) {
   if (options.kind != "cpu") {
@@ -26,7 +20,7 @@ Result<std::unique_ptr<Device>> Device::make(DeviceOptions options, const std::s
 Device::Device(DeviceOptions options, std::string place)
     : options_(std::move(options)),
       place_(std::move(place)),
-      queue_(options_.queue_capacity, options_.busy_polling ? UINT64_MAX : kSpinNs),
+      queue_(options_.queue_capacity, options_.busy_polling),
       worker_([this] { run(); }) {}
 
 Device::~Device() { stop(); }

@@ -22,6 +22,7 @@
 
 #include "datapath/base/clock.h"
 #include "datapath/base/pause.h"
+#include "datapath/base/spin_budget.h"
 #include "datapath/queue/mpmc_queue.h"
 
 namespace genie::node {
@@ -29,9 +30,9 @@ namespace genie::node {
 template <typename T>
 class WorkQueue {
  public:
-  // `capacity` is rounded up to a power of two. `spin_ns`: how long an idle consumer spins before it sleeps.
-  WorkQueue(size_t capacity, uint64_t spin_ns)
-      : queue_(std::bit_ceil(std::max<uint64_t>(capacity, 2))), spin_ns_(spin_ns) {}
+  // `capacity` is rounded up to a power of two. `never_sleeps`: an idle consumer spins until there is work.
+  WorkQueue(size_t capacity, bool never_sleeps)
+      : queue_(std::bit_ceil(std::max<uint64_t>(capacity, 2))), never_sleeps_(never_sleeps) {}
   ~WorkQueue() {
     T* left = nullptr;
     while (queue_.try_pop(left)) delete left;
@@ -76,19 +77,12 @@ class WorkQueue {
 
   // Blocks until there is an item or the queue was closed; null once it is closed and empty.
   std::unique_ptr<T> pop() {
+    if (std::unique_ptr<T> item = try_pop()) return item;
     const uint64_t began_ns = now_ns();
-    for (;;) {
-      if (std::unique_ptr<T> item = try_pop()) return item;
-      if (closed_.load(std::memory_order_acquire)) return try_pop();
-      if (spin_ns_ == UINT64_MAX) {
-        cpu_pause();
-        continue;
-      }
-      const uint64_t spun_ns = now_ns() - began_ns;
-      if (spun_ns >= spin_ns_) break;
-      spin_step(spun_ns);
-    }
-    return sleep_pop();
+    std::unique_ptr<T> item = spin_pop(began_ns);
+    if (item == nullptr && !closed_.load(std::memory_order_acquire)) item = sleep_pop();
+    spin_.learn(now_ns() - began_ns);
+    return item;
   }
 
   // By the popping thread, or by anybody once that has ended.
@@ -119,6 +113,21 @@ class WorkQueue {
     return item;
   }
 
+  // Null when it is time to sleep, or when the queue was closed and is empty.
+  std::unique_ptr<T> spin_pop(uint64_t began_ns) {
+    for (;;) {
+      if (std::unique_ptr<T> item = try_pop()) return item;
+      if (closed_.load(std::memory_order_acquire)) return try_pop();
+      if (never_sleeps_) {
+        cpu_pause();
+        continue;
+      }
+      const uint64_t spun_ns = now_ns() - began_ns;
+      if (spun_ns >= spin_.ns()) return nullptr;
+      spin_step(spun_ns);
+    }
+  }
+
   std::unique_ptr<T> sleep_pop() {
     std::unique_lock lock(mutex_);
     consumer_sleeps_.fetch_add(1, std::memory_order_acq_rel);
@@ -144,7 +153,8 @@ class WorkQueue {
   }
 
   queue::MpmcQueue<T*> queue_;
-  const uint64_t spin_ns_;
+  const bool never_sleeps_;
+  SpinBudget spin_;  // the consumer's
   std::atomic<int> consumer_sleeps_{0};
   std::atomic<int> pushers_sleep_{0};
   std::atomic<bool> closed_{false};

@@ -1,7 +1,9 @@
 #include "src/protocol/invocation_coder.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "datapath/base/differences.h"
 #include "src/protocol/session_messages.h"
 #include "src/protocol/varint.h"
 
@@ -17,23 +19,39 @@ constexpr size_t kNumbersPerEntry = 20;
 
 size_t count_of(uint64_t slots, uint64_t params) { return slots * 4 + params * 2; }
 
-template <typename Get>
-void append(std::vector<uint64_t>& numbers, const std::vector<executor::SlotBinding>& slots, const Get& get) {
-  for (const executor::SlotBinding& slot : slots) numbers.push_back(get(slot));
+// All ids, then all versions in, versions out, sizes, indices, values.
+void flatten(const InvocationNumbers& invocation, std::vector<uint64_t>& numbers) {
+  const size_t slots = invocation.slots.size();
+  numbers.resize(count_of(slots, invocation.param_index.size()));
+  uint64_t* to = numbers.data();
+  for (const executor::SlotBinding& slot : invocation.slots) {
+    to[0] = slot.id;
+    to[slots] = slot.version_in;
+    to[2 * slots] = slot.version_out;
+    to[3 * slots] = slot.size_bytes;
+    ++to;
+  }
+  to = std::ranges::copy(invocation.param_index, numbers.data() + 4 * slots).out;
+  std::ranges::copy(invocation.param_value, to);
 }
 
 }  // namespace
 
-const InvocationCoder::Flat* InvocationCoder::last_of(uint64_t template_id, uint32_t slots, uint32_t params) const {
+const std::vector<uint64_t>* InvocationCoder::expected_of(uint64_t template_id, uint32_t slots, uint32_t params) const {
   const auto found = last_.find(template_id);
   if (found == last_.end()) return nullptr;
   const Flat& flat = found->second.flat;
-  return flat.slots == slots && flat.params == params ? &flat : nullptr;
+  return flat.slots == slots && flat.params == params ? &found->second.expected : nullptr;
+}
+
+void InvocationCoder::Last::expect_after(const std::vector<uint64_t>& now) {
+  const uint64_t* const before = flat.numbers.data();
+  for (size_t i = 0; i < now.size(); ++i) expected[i] = 2 * now[i] - before[i];
 }
 
 // By counts that both sides have alike, whatever memory their vectors took.
 void InvocationCoder::remember(uint64_t template_id) {
-  const auto cost = [](const Flat& flat) { return flat.numbers.size() + kNumbersPerEntry; };
+  const auto cost = [](const Flat& flat) { return 2 * flat.numbers.size() + kNumbersPerEntry; };
   const std::vector<uint64_t>& numbers = scratch_.numbers;
   const bool keeps = numbers.size() <= largest();
   auto found = last_.find(template_id);
@@ -47,14 +65,18 @@ void InvocationCoder::remember(uint64_t template_id) {
   if (keeps) {
     if (found == last_.end()) {
       ages_.push_front(template_id);
-      found = last_.emplace(template_id, Last{{}, ages_.begin()}).first;
+      found = last_.emplace(template_id, Last{{}, {}, ages_.begin()}).first;
     } else {
       ages_.splice(ages_.begin(), ages_, found->second.age);
     }
-    Flat& flat = found->second.flat;
-    flat.slots = scratch_.slots;
-    flat.params = scratch_.params;
-    if (flat.numbers.capacity() > 2 * numbers.size()) flat.numbers = {};
+    Last& last = found->second;
+    Flat& flat = last.flat;
+    if (flat.slots == scratch_.slots && flat.params == scratch_.params) {
+      last.expect_after(numbers);
+    } else {
+      flat = {.slots = scratch_.slots, .params = scratch_.params, .numbers = {}};
+      last.expected = std::vector<uint64_t>(numbers);  // no more room than they need
+    }
     flat.numbers.assign(numbers.begin(), numbers.end());
     remembered_ += cost(flat);
   }
@@ -69,40 +91,44 @@ void InvocationCoder::remember(uint64_t template_id) {
 
 size_t InvocationCoder::bytes_held() const noexcept {
   size_t numbers = scratch_.numbers.capacity();
-  for (const auto& [id, last] : last_) numbers += last.flat.numbers.capacity() + kNumbersPerEntry;
+  for (const auto& [id, last] : last_) {
+    numbers += last.flat.numbers.capacity() + last.expected.capacity() + kNumbersPerEntry;
+  }
   return numbers * sizeof(uint64_t);
 }
 
-// Its number, slots, params, then runs: how many numbers are the last invocation's, how many are not, and these as differences
-// from it. Without a last one each is the difference from the number before it.
+// Its number, slots, params, then runs: how many numbers are the expected ones, how many are not, and these as differences from
+// them. Without a last one each is the difference from the number before it.
 void InvocationCoder::encode(uint64_t template_id, const InvocationNumbers& invocation, std::vector<std::byte>& out) {
   Flat& flat = scratch_;
   flat.slots = static_cast<uint32_t>(invocation.slots.size());
   flat.params = static_cast<uint32_t>(invocation.param_index.size());
   std::vector<uint64_t>& now = flat.numbers;
-  now.clear();
-  now.reserve(count_of(flat.slots, flat.params));
-  append(now, invocation.slots, [](const executor::SlotBinding& slot) { return slot.id; });
-  append(now, invocation.slots, [](const executor::SlotBinding& slot) { return slot.version_in; });
-  append(now, invocation.slots, [](const executor::SlotBinding& slot) { return slot.version_out; });
-  append(now, invocation.slots, [](const executor::SlotBinding& slot) { return slot.size_bytes; });
-  now.insert(now.end(), invocation.param_index.begin(), invocation.param_index.end());
-  for (const int64_t value : invocation.param_value) now.push_back(static_cast<uint64_t>(value));
+  flatten(invocation, now);
   put_varint(out, invocations_++);
   put_varint(out, flat.slots);
   put_varint(out, flat.params);
-  if (const Flat* const last = last_of(template_id, flat.slots, flat.params)) {
-    const std::vector<uint64_t>& before = last->numbers;
-    for (size_t at = 0; at < now.size();) {
-      const size_t begin = at;
-      while (at < now.size() && now[at] == before[at]) ++at;
-      put_varint(out, at - begin);
-      if (at == now.size()) break;
-      const size_t changed = at;
-      while (at < now.size() && now[at] != before[at]) ++at;
-      put_varint(out, at - changed);
-      for (size_t i = changed; i < at; ++i) put_difference(out, before[i], now[i]);
-    }
+  if (const auto* const expected = expected_of(template_id, flat.slots, flat.params)) {
+    const uint64_t* const likely = expected->data();
+    size_t told = 0;  // of the numbers
+    // Those from `begin` to `end` are not the expected ones, those since the last that was told are.
+    const auto tell = [&](size_t begin, size_t end) {
+      put_varint(out, begin - told);
+      put_varint(out, end - begin);
+      for (size_t i = begin; i < end; ++i) put_difference(out, likely[i], now[i]);
+      told = end;
+    };
+    size_t begin = 0;
+    size_t end = 0;
+    for_each_difference(now.data(), likely, now.size(), [&](size_t at) {
+      if (at != end) {
+        if (begin != end) tell(begin, end);
+        begin = at;
+      }
+      end = at + 1;
+    });
+    if (begin != end) tell(begin, end);
+    if (told != now.size()) put_varint(out, now.size() - told);
   } else {
     uint64_t previous = 0;
     for (const uint64_t number : now) put_difference(out, std::exchange(previous, number), number);
@@ -122,16 +148,16 @@ Result<InvocationNumbers> InvocationCoder::decode(uint64_t template_id, std::spa
   flat.params = static_cast<uint32_t>(params);
   std::vector<uint64_t>& now = flat.numbers;
   const size_t count = count_of(slots, params);
-  if (const Flat* const last = last_of(template_id, flat.slots, flat.params)) {
-    now = last->numbers;
+  if (const auto* const expected = expected_of(template_id, flat.slots, flat.params)) {
+    now = *expected;
     for (size_t at = 0; at < count;) {
-      const uint64_t same = reader.number();
-      if (!reader.ok() || same > count - at) return wrong();
-      at += same;
+      const uint64_t as_expected = reader.number();
+      if (!reader.ok() || as_expected > count - at) return wrong();
+      at += as_expected;
       if (at == count) break;
-      const uint64_t changed = reader.number();
-      if (!reader.ok() || changed == 0 || changed > count - at) return wrong();
-      for (const size_t end = at + changed; at < end; ++at) now[at] = reader.difference_from(now[at]);
+      const uint64_t others = reader.number();
+      if (!reader.ok() || others == 0 || others > count - at) return wrong();
+      for (const size_t end = at + others; at < end; ++at) now[at] = reader.difference_from(now[at]);
     }
   } else {
     if (count > reader.bytes_left()) return wrong();

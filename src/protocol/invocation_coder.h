@@ -1,7 +1,8 @@
-// InvocationCoder: the storages and numbers of an invocation, as what differs from the last one of the same template.
+// InvocationCoder: the storages and numbers of an invocation, as what differs from what its template's last ones let expect.
 //
-// Purpose: a step that repeats names the same weights and numbers that grew by one; its message need not repeat them. Each side
-//   keeps what the last invocation of a template was, for as many templates as `remembered` numbers allow, the least recently
+// Purpose: a step that repeats names the same weights, numbers that grew by one, and storages as far from the last step's as those
+//   were from the step's before; its message need not say so. Each side keeps, of a template, what the last invocation was and
+//   what goes on from the last two in a straight line, for as many templates as `remembered` numbers allow, the least recently
 //   used going first. Both sides see the same invocations in the same order, so that they remember the same; each invocation
 //   carries its place in that order, so that a lost one is noticed.
 // Thread-safety: none; a coder belongs to one side of one session, under the lock that orders its submissions.
@@ -43,7 +44,6 @@ class InvocationCoder {
   size_t bytes_held() const noexcept;
 
  private:
-  // All ids, then all versions in, versions out, sizes, indices, values.
   struct Flat {
     uint32_t slots = 0;
     uint32_t params = 0;
@@ -51,11 +51,15 @@ class InvocationCoder {
   };
   struct Last {
     Flat flat;
+    std::vector<uint64_t> expected;  // of the next one, if it has the same form
     std::list<uint64_t>::iterator age;
+
+    // Modulo 2^64.
+    void expect_after(const std::vector<uint64_t>& now);
   };
 
-  // Null when there is none of that form.
-  const Flat* last_of(uint64_t template_id, uint32_t slots, uint32_t params) const;
+  // What is expected of the next one; null when there is none of that form.
+  const std::vector<uint64_t>* expected_of(uint64_t template_id, uint32_t slots, uint32_t params) const;
   // What scratch_ holds.
   void remember(uint64_t template_id);
 

@@ -21,7 +21,7 @@
 namespace genie::wire {
 
 // Changes with every change of the messages; exchanged at the handshake, where both sides must have the same.
-inline constexpr uint32_t kProtocolVersion = 6;
+inline constexpr uint32_t kProtocolVersion = 7;
 
 inline constexpr size_t kMaxMessageBytes = size_t{16} << 20;
 inline constexpr size_t kMaxTextBytes = 8192;   // longer error texts are cut

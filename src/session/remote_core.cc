@@ -15,7 +15,6 @@
 namespace genie::session {
 namespace {
 
-constexpr uint64_t kSpinNs = 50'000;        // how long a waiting thread spins before it sleeps
 constexpr uint64_t kSliceNs = 100'000'000;  // how often a sleeping one looks at the clock
 constexpr size_t kCompletionsPerPoll = 32;
 
@@ -333,10 +332,12 @@ void RemoteCore::poll_until(const Predicate& reached, uint64_t until_ns) {
   uint64_t idle_since = now_ns();
   while (!reached() && failure_.ok()) {
     const bool moved = poll_locked();
-    if (reached()) return;
     const uint64_t now = now_ns();
-    if (now >= until_ns) return;
-    if (moved) idle_since = now;
+    if (moved) {
+      spin_.learn(now - idle_since);
+      idle_since = now;
+    }
+    if (reached() || now >= until_ns) return;
     if (contenders_.load(std::memory_order_seq_cst) != 0) {
       // Submitting goes first.
       mutex_.unlock();
@@ -348,7 +349,7 @@ void RemoteCore::poll_until(const Predicate& reached, uint64_t until_ns) {
       cpu_pause();
       continue;
     }
-    if (now - idle_since < kSpinNs) {
+    if (now - idle_since < spin_.ns()) {
       spin_step(now - idle_since);
       continue;
     }

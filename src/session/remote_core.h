@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "datapath/base/file_descriptor.h"
+#include "datapath/base/spin_budget.h"
 #include "datapath/transport.h"
 #include "src/protocol/fragments.h"
 #include "src/protocol/invocation_coder.h"
@@ -234,6 +235,7 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   // Who polls.
   std::mutex turn_mutex_;
   std::condition_variable turn_signal_;
+  SpinBudget spin_;  // of who polls
   bool polling_ = false;
   std::atomic<int> waiters_{0};
   std::atomic<int> contenders_{0};

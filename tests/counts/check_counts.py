@@ -29,6 +29,7 @@ PATHS = {
     "capture.grad": ("genie::bench::counted_capture*", "grad"),
     "flush": ("genie::frontend::SessionCore::flush*", "inference"),
     "invoke": ("genie::executor::*::invoke*", "inference"),
+    "eager": ("genie::bench::counted_eager*", "eager"),
 }
 
 

@@ -92,10 +92,28 @@ TEST(InvocationCoder, AStepThatRepeatsIsSmall) {
   Both both;
   const size_t first = both.carry(7, decode_step(0));
   EXPECT_LT(first, 4096U);
-  for (uint64_t step = 1; step < 20; ++step) EXPECT_LT(both.carry(7, decode_step(step)), 800U) << step;
-  const InvocationNumbers same = decode_step(20);
-  both.carry(7, same);
-  EXPECT_LT(both.carry(7, same), 8U);
+  EXPECT_LT(both.carry(7, decode_step(1)), 800U);
+  for (uint64_t step = 2; step < 20; ++step) EXPECT_LT(both.carry(7, decode_step(step)), 8U) << step;
+  // One that leaves the line, and the next one, which goes on from there.
+  const InvocationNumbers other = decode_step(30);
+  EXPECT_LT(both.carry(7, other), 800U);
+  EXPECT_LT(both.carry(7, other), 800U);
+  EXPECT_LT(both.carry(7, other), 8U);
+}
+
+// Numbers are taken modulo 2^64, so that a line may leave their range.
+TEST(InvocationCoder, LinesGoOnBeyondTheEnds) {
+  Both both;
+  const auto made = [](int64_t value) {
+    InvocationNumbers numbers;
+    numbers.slots.push_back({.id = static_cast<uint64_t>(value), .version_in = UINT32_MAX, .version_out = 0});
+    numbers.param_index.push_back(3);
+    numbers.param_value.push_back(value);
+    return numbers;
+  };
+  for (const int64_t value : {INT64_MAX - 2, INT64_MAX, INT64_MIN + 1, int64_t{0}, INT64_MIN, INT64_MAX, int64_t{-1}}) {
+    both.carry(7, made(value));
+  }
 }
 
 TEST(InvocationCoder, TemplatesAndFormsAreKeptApart) {
@@ -131,13 +149,14 @@ TEST(InvocationCoder, BothSidesForgetTheSame) {
     }
     return numbers;
   };
-  // 120 templates, most of nearly the largest remembered size, hold twice of what is remembered; one in eight is too large.
+  // 120 templates, most of nearly the largest remembered size, hold several times what is remembered; one in eight is too large.
   for (int i = 0; i < 240; ++i) {
     const uint64_t id = random() % 120;
     const bool too_large = id % 8 == 0;
     const size_t slots = too_large ? 5'000 : 3'500 + id;
     const InvocationNumbers numbers = made(slots, id);
     both.carry(id, numbers);
+    both.carry(id, numbers);  // on the line that the one before the first had begun, if that is remembered
     EXPECT_EQ(both.carry(id, numbers) < 100, !too_large) << "template " << id;
   }
 }
