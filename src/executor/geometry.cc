@@ -46,6 +46,36 @@ Geometry::Geometry(const Node& node, std::span<const int64_t> params) {
   if (!node.zero_offset) offset = *at;
 }
 
+bool is_operand(const at::Tensor& tensor, const c10::Storage& storage, const Node& node,
+                std::span<const int64_t> params) noexcept {
+  using enum c10::DispatchKey;
+  constexpr c10::DispatchKeySet kMarks({Conjugate, Negative, ZeroTensor});
+  if (!tensor.defined() || node.conj || node.neg) return false;
+  const c10::TensorImpl& impl = *tensor.unsafeGetTensorImpl();
+  const at::IntArrayRef sizes = impl.sizes();
+  if (impl.unsafe_storage().unsafeGetStorageImpl() != storage.unsafeGetStorageImpl() || sizes.size() != node.rank ||
+      impl.key_set().has_any(kMarks) || impl.is_wrapped_number() ||
+      c10::typeMetaToScalarType(impl.dtype()) != static_cast<c10::ScalarType>(node.dtype)) {
+    return false;
+  }
+  const at::IntArrayRef strides = impl.strides();
+  const int64_t* at = params.data() + node.param;
+  int64_t other = 0;
+  for (size_t i = 0; i < node.rank; ++i) other |= at[i] ^ sizes[i];
+  at += node.rank;
+  if (node.contiguous) {
+    int64_t expected = 1;
+    for (size_t i = node.rank; i-- > 0; expected *= std::max<int64_t>(sizes[i], 1)) other |= strides[i] ^ expected;
+  } else {
+    for (size_t i = 0; i < node.rank; ++i) other |= at[i] ^ strides[i];
+    at += node.rank;
+  }
+  other |= impl.storage_offset() ^ (node.zero_offset ? 0 : *at);
+  // Within its storage, which a kernel may have made smaller.
+  return other == 0 && impl.is_non_overlapping_and_dense() &&
+         static_cast<uint64_t>(impl.storage_offset() + impl.numel()) * impl.itemsize() <= storage.nbytes();
+}
+
 std::string describe(const at::Tensor& tensor) {
   if (!tensor.defined()) return "undefined";
   std::ostringstream text;

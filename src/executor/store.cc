@@ -34,6 +34,7 @@ constexpr uint64_t kSharedAlignment = 64;  // what kernels find at the beginning
 // One storage of the session. A poisoned one has no bytes, only the error that every use repeats.
 struct Entry {
   c10::Storage storage;
+  at::Tensor tensor;  // over it, as records last knew it; perhaps undefined
   uint32_t version = 0;
   bool writable = true;
   const void* besides = nullptr;  // memory that is counted elsewhere, while it is the storage's
@@ -143,7 +144,7 @@ class CpuStore final : public Store {
       make_private(entry);
       return size;
     } catch (const std::exception& error) {
-      entry.storage = {};
+      drop_memory(entry);
       entry.poison =
           Status(Errc::kOutOfMemory, fmt::format("no memory to keep {} bytes that were lent: {}", size, error.what()));
       account(entry);
@@ -158,7 +159,7 @@ class CpuStore final : public Store {
     }
     auto found = entries_.find(id);
     if (found == entries_.end()) return;
-    found->second.storage = {};
+    drop_memory(found->second);
     account(found->second);
     entries_.erase(found);
   }
@@ -170,6 +171,7 @@ class CpuStore final : public Store {
   struct Slot {
     c10::Storage storage;
     bool live = false;
+    at::Tensor tensor;  // over it, as the last record knew it
   };
 
   Status over_quota(uint64_t wanted) const {
@@ -197,8 +199,14 @@ class CpuStore final : public Store {
   static void make_private(Entry& entry) {
     c10::Storage copy = private_storage(entry.storage.nbytes());
     std::memcpy(copy.mutable_data(), entry.storage.data(), entry.storage.nbytes());
+    entry.tensor.reset();
     entry.storage = std::move(copy);
     entry.writable = true;
+  }
+
+  static void drop_memory(Entry& entry) {
+    entry.tensor.reset();
+    entry.storage = {};
   }
 
   // Whether `count` more storages may be, of which one would have that id.
@@ -213,7 +221,7 @@ class CpuStore final : public Store {
   void poison_entry(const SlotBinding& binding, const Status& why) {
     if (!entries_.contains(binding.id) && !check_new(binding.id, 1).ok()) return;
     Entry& entry = entries_[binding.id];
-    entry.storage = {};
+    drop_memory(entry);
     account(entry);
     entry.version = binding.version_out;
     entry.poison = why;
@@ -229,8 +237,8 @@ class CpuStore final : public Store {
                        std::span<const int64_t> params);
   c10::IValue list_argument(const Program& program, const Node& node, const c10::Type& element,
                             std::span<const int64_t> params);
-  at::Tensor operand(const Node& node, std::span<const int64_t> params) const;
-  std::string operands_of(const Program& program, const Record& record, std::span<const int64_t> params) const;
+  at::Tensor operand(const Node& node, std::span<const int64_t> params);
+  std::string operands_of(const Program& program, const Record& record, std::span<const int64_t> params);
   void take_output(const Program& program, const Record& record, const Node& node, const c10::IValue& value,
                    std::span<const int64_t> params, InvokeOutcome& outcome);
   void take_tensor(const Node& node, at::Tensor tensor, std::span<const int64_t> params, bool check,
@@ -288,7 +296,7 @@ Status CpuStore::bind(const Program& program, std::span<const SlotBinding> slots
       (entry.writable ? outcome.unshared_bytes : outcome.claimed_bytes) += entry.storage.nbytes();
       make_private(entry);
     }
-    slots_[slot] = Slot{entry.storage, true};
+    slots_[slot] = Slot{entry.storage, true, std::move(entry.tensor)};
   }
   return {};
 }
@@ -340,6 +348,7 @@ void CpuStore::settle(const Program& program, std::span<const SlotBinding> slots
       entries_[slots[i].id].storage = std::move(slots_[slot].storage);
     }
     Entry& entry = entries_[slots[i].id];
+    entry.tensor = std::move(slots_[slot].tensor);
     entry.version = slots[i].version_out;
     account(entry);
   }
@@ -410,9 +419,10 @@ InvokeOutcome CpuStore::invoke(const Program& program, std::span<const SlotBindi
   return outcome;
 }
 
-at::Tensor CpuStore::operand(const Node& node, std::span<const int64_t> params) const {
-  const Slot& slot = slots_[node.slot];
+at::Tensor CpuStore::operand(const Node& node, std::span<const int64_t> params) {
+  Slot& slot = slots_[node.slot];
   if (!slot.live) throw ReplayError(Errc::kProtocol, "a record reads a storage that does not exist yet");
+  if (is_operand(slot.tensor, slot.storage, node, params)) return slot.tensor;
   const Geometry geometry(node, params);
   const auto type = c10::scalarTypeToTypeMeta(static_cast<c10::ScalarType>(node.dtype));
   if (bytes_spanned(geometry.sizes, geometry.strides, geometry.offset, type.itemsize()) > slot.storage.nbytes()) {
@@ -424,6 +434,7 @@ at::Tensor CpuStore::operand(const Node& node, std::span<const int64_t> params) 
   impl->set_sizes_and_strides(geometry.sizes, geometry.strides, geometry.offset);
   if (node.conj) impl->_set_conj(true);
   if (node.neg) impl->_set_neg(true);
+  if (!slot.tensor.defined()) slot.tensor = tensor;
   return tensor;
 }
 
@@ -514,7 +525,7 @@ c10::IValue CpuStore::list_argument(const Program& program, const Node& node, co
 }
 
 // "self=Float[2, 3], tensors=[Float[4], Long[2, 2]]"
-std::string CpuStore::operands_of(const Program& program, const Record& record, std::span<const int64_t> params) const {
+std::string CpuStore::operands_of(const Program& program, const Record& record, std::span<const int64_t> params) {
   constexpr uint32_t kShown = 8;  // elements of a list
   const auto& arguments = record.op->schema().arguments();
   std::string out;
@@ -654,7 +665,7 @@ void CpuStore::take_tensor(const Node& node, at::Tensor tensor, std::span<const 
   if (!admit(tensor.storage().nbytes() + invocation_bytes_).ok()) {
     throw ReplayError(Errc::kQuotaExceeded, std::string(over_quota(tensor.storage().nbytes()).text()));
   }
-  slot = Slot{tensor.storage(), true};
+  slot = Slot{tensor.storage(), true, tensor};
   invocation_bytes_ += tensor.storage().nbytes();
 }
 

@@ -3,7 +3,8 @@
 
 usage: check_counts.py PROGRAM [--record] [PATH...]
 
-Fails when a path takes more than 5 % above what was recorded. Instructions say little about time, but unlike time they
+Fails when a path takes more than 5 % above what was recorded, or when the node's replay takes more than 5 % above what
+PyTorch takes for the same steps by itself (eager). Instructions say little about time, but unlike time they
 are the same on a busy machine (0.1 % from run to run), so that a slow-down of a few percent is seen at once. They belong to
 one compiler and one libtorch: --record writes the present ones, with the reason in the commit that changes them.
 """
@@ -86,6 +87,12 @@ def main():
         elif ratio < 1 / ALLOWED:
             verdict = "better: record it"
         print(f"{path:<20}{now:>10} instructions per step, {ratio:.3f} of what was recorded: {verdict}")
+    if "invoke" in counts and "eager" in counts:
+        share = counts["invoke"] / counts["eager"]
+        verdict = "ok" if share <= ALLOWED else f"WORSE: at most {ALLOWED} is allowed"
+        print(f"{'invoke':<20}is {share:.3f} of eager: {verdict}")
+        if share > ALLOWED:
+            worse.append("invoke")
     sys.exit(1 if worse else 0)
 
 

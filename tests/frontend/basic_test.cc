@@ -250,6 +250,43 @@ TEST_F(Basic, ManualSeedGivesTheSameNumbers) {
   EXPECT_TRUE(torch::equal(local, remote.cpu()));
 }
 
+// The node keeps the tensors that records made for those that read them: they must be what they are by then.
+TEST_F(Basic, AStorageIsReadInEveryFormThatItTakes) {
+  const auto program = [](const torch::Device& device) {
+    std::vector<torch::Tensor> seen;
+    auto x = torch::arange(6, torch::kFloat).to(device).view({2, 3});
+    x.add_(1);
+    seen.push_back(x.clone());
+    seen.push_back(x.t().matmul(x));
+    seen.push_back(x.view({6}).slice(0, 1, 5).mul(2));
+    seen.push_back(x.view(torch::kInt).add(1));  // the same bytes as another type
+    seen.push_back(x + x);
+    x.resize_({3, 4}).fill_(2);
+    seen.push_back(x + 1);
+    const auto one = torch::ones({6}).to(device);
+    torch::add_out(x, one, one);  // and shorter
+    seen.push_back(x * 3);
+    x.t_();
+    seen.push_back(x.unsqueeze(0) - 1);
+    auto square = torch::arange(4, torch::kFloat).to(device).view({2, 2});
+    square.t_().add_(square);
+    seen.push_back(square.exp());
+    const auto complex = torch::complex(square, square + 1);
+    seen.push_back(torch::real(complex.conj().mul(complex)));
+    seen.push_back(torch::imag(complex.conj() + complex.mul(2)));
+    seen.push_back(torch::view_as_real(complex).sum(0));
+    for (auto& tensor : seen) tensor = tensor.cpu();
+    return seen;
+  };
+  // Twice: the second time the node knows the template.
+  const auto local = program(torch::kCPU);
+  for (int round = 0; round < 2; ++round) {
+    const auto remote = program(kRemote);
+    ASSERT_EQ(remote.size(), local.size());
+    for (size_t i = 0; i < local.size(); ++i) EXPECT_TRUE(torch::equal(remote[i], local[i])) << "value " << i;
+  }
+}
+
 TEST_F(Basic, PredictedStridesAreKept) {
   const auto x = torch::randn({2, 3, 8, 8}).contiguous(torch::MemoryFormat::ChannelsLast);
   const auto w = torch::randn({4, 3, 3, 3});
