@@ -92,7 +92,8 @@ TEST_F(Views, SlicesLieAsOnTheCpu) {
           for (const int64_t step : {-1, 0, 1, 2, 50}) {
             expect_same(
                 base, [&](const torch::Tensor& t) { return std::vector{t.slice(dim, start, end, step)}; },
-                "slice of " + c10::str(base.sizes(), dim, ": ", start.value_or(-999), ", ", end.value_or(-999), ", ", step));
+                "slice of " +
+                    c10::str(base.sizes(), dim, ": ", start.value_or(-999), ", ", end.value_or(-999), ", ", step));
           }
         }
       }
@@ -113,10 +114,10 @@ TEST_F(Views, SplitsLieAsOnTheCpu) {
 }
 
 TEST_F(Views, OtherShapesLieAsOnTheCpu) {
-  const std::vector<std::vector<int64_t>> shapes{{},     {1},       {-1},         {24},      {6, 4},    {4, 6},     {2, 2, 6},
-                                                 {1, 6}, {6, 1},    {1, 1, 6, 1}, {0, 3},    {3, 0},    {-1, 0},    {120},
-                                                 {2, 60}, {6, 4, 5}, {-1, 5},      {-1, -1},  {-2, 3},   {7, 1},     {5},
-                                                 {12},    {3, 2, 2}, {kMost, 2},   {4, 1, 6}, {2, 3, 20}, {2, 3, 4, 5}};
+  const std::vector<std::vector<int64_t>> shapes{
+      {},           {1},    {-1},   {24},    {6, 4},    {4, 6},     {2, 2, 6}, {1, 6},     {6, 1},
+      {1, 1, 6, 1}, {0, 3}, {3, 0}, {-1, 0}, {120},     {2, 60},    {6, 4, 5}, {-1, 5},    {-1, -1},
+      {-2, 3},      {7, 1}, {5},    {12},    {3, 2, 2}, {kMost, 2}, {4, 1, 6}, {2, 3, 20}, {2, 3, 4, 5}};
   for (const torch::Tensor& base : bases()) {
     for (const auto& shape : shapes) {
       expect_same(
@@ -134,9 +135,13 @@ TEST_F(Views, ViewsOfViewsLieAsOnTheCpu) {
   const std::vector<View> programs{
       [](const torch::Tensor& t) { return t.slice(1, 1, 5).transpose(0, 2).split(3, 0); },
       [](const torch::Tensor& t) { return t.split(2, -1)[1].split(2, 1); },
-      [](const torch::Tensor& t) { return std::vector{t.slice(0, 2, 3).view({6, 8}).slice(1, 0, 8, 3)}; },
+      [](const torch::Tensor& t) {
+        return std::vector{t.slice(0, 2, 3).view({6, 8}).slice(1, 0, 8, 3)};
+      },
       [](const torch::Tensor& t) { return std::vector{t.slice(0, 1, 4, 2).slice(2, 1, 8, 2).transpose(1, -1)}; },
-      [](const torch::Tensor& t) { return std::vector{t.slice(2, 3, 4).view({2, 2, 6, 1})}; }};
+      [](const torch::Tensor& t) {
+        return std::vector{t.slice(2, 3, 4).view({2, 2, 6, 1})};
+      }};
   for (size_t i = 0; i < programs.size(); ++i) expect_same(base, programs[i], "program " + std::to_string(i));
 }
 
