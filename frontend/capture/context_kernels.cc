@@ -8,12 +8,12 @@
 #include <ATen/ops/empty_strided.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/graph_task.h>
-#include <torch/library.h>
 
 #include "frontend/capture/context.h"
 #include "frontend/capture/copies.h"
 #include "frontend/capture/lift.h"
 #include "frontend/capture/op_context.h"
+#include "frontend/capture/registration.h"
 #include "frontend/capture/registry.h"
 
 namespace genie::frontend {
@@ -269,9 +269,10 @@ void run_in_context(const c10::OperatorHandle& op, c10::DispatchKeySet keys, tor
   watch_torch_tensor(op, info, *stack);
 }
 
-TORCH_LIBRARY_IMPL(_, DeferredInit, library) {
-  library.fallback(torch::CppFunction::makeFromBoxedFunction<&run_in_context>());
+}  // namespace
+
+void register_context_kernels() {
+  add_fallback(DispatchKey::DeferredInit, c10::KernelFunction::makeFromBoxedFunction<&run_in_context>());
 }
 
-}  // namespace
 }  // namespace genie::frontend

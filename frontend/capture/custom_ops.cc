@@ -3,7 +3,6 @@
 #include <dlfcn.h>
 #include <execinfo.h>
 #include <fmt/format.h>
-#include <torch/library.h>
 
 #include <array>
 #include <memory>
@@ -11,6 +10,7 @@
 #include <unordered_map>
 
 #include "frontend/capture/recorder.h"
+#include "frontend/capture/registration.h"
 #include "frontend/capture/session_core.h"
 
 namespace genie::frontend {
@@ -127,11 +127,11 @@ void capture_other(const c10::OperatorHandle& handle, c10::DispatchKeySet, torch
   record_call(op, *stack);
 }
 
-TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
-  library.fallback(torch::CppFunction::makeFromBoxedFunction<&capture_other>());
-}
-
 }  // namespace
+
+void register_custom_ops() {
+  add_fallback(c10::DispatchKey::PrivateUse1, c10::KernelFunction::makeFromBoxedFunction<&capture_other>());
+}
 
 uint32_t op_generation() noexcept { return generation.load(std::memory_order_acquire); }
 

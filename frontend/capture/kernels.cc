@@ -1,4 +1,4 @@
-// Registration: one boxed kernel for every operator that has no composite implementation, a few kernels of our own for what is
+// Kernels: one boxed kernel for every operator that has no composite implementation, a few kernels of our own for what is
 // geometry, bytes or identity and never leaves the client.
 #include <ATen/EmptyTensor.h>
 #include <ATen/ExpandUtils.h>
@@ -20,10 +20,16 @@
 #include <c10/util/strides.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <memory>
+#include <string_view>
+
 #include "frontend/capture/copies.h"
 #include "frontend/capture/recorder.h"
+#include "frontend/capture/registration.h"
 #include "frontend/capture/registry.h"
-#include "frontend/capture/typed_kernels.h"
 #include "frontend/device/backend.h"
 #include "src/executor/guards.h"
 
@@ -186,136 +192,78 @@ std::tuple<at::Tensor, at::Tensor> native_dropout(const at::Tensor& input, doubl
   return {input.mul(mask).mul_(p == 1 ? 0.0 : 1.0 / (1.0 - p)), mask};
 }
 
+// What the operator is to capture is worked out at its first call: most are never called.
 class CaptureKernel final : public c10::OperatorKernel {
  public:
-  explicit CaptureKernel(OpInfo& op) : op_(op) {}
-  void operator()(const c10::OperatorHandle&, c10::DispatchKeySet, torch::jit::Stack* stack) {
-    record_call(op_, *stack);
+  void operator()(const c10::OperatorHandle& handle, c10::DispatchKeySet, torch::jit::Stack* stack) {
+    OpInfo* op = op_.load(std::memory_order_acquire);
+    if (op == nullptr) [[unlikely]]
+      op = admit(handle);
+    record_call(*op, *stack);
   }
 
  private:
-  OpInfo& op_;
-};
-
-// Nodes do not run it: said where the program calls it, not at a flush later on.
-class RefusedKernel final : public c10::OperatorKernel {
- public:
-  explicit RefusedKernel(std::string_view why) : why_(why) {}
-  void operator()(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*) {
-    TORCH_CHECK_NOT_IMPLEMENTED(false, op.operator_name(), " does not run on remote_accelerator: ", why_,
+  // What nodes do not run is refused where the program calls it, not at a flush later on.
+  OpInfo* admit(const c10::OperatorHandle& handle) {
+    const std::string_view refused = executor::refusal(handle.operator_name());
+    TORCH_CHECK_NOT_IMPLEMENTED(refused.empty(), handle.operator_name(),
+                                " does not run on remote_accelerator: ", refused,
                                 ". Move its operands to the CPU for it");
+    OpInfo* const op = &op_info(handle);
+    op_.store(op, std::memory_order_release);
+    return op;
   }
 
- private:
-  const std::string_view why_;
+  std::atomic<OpInfo*> op_{nullptr};
 };
-
-bool is_own(const c10::OperatorName& name) {
-  static const char* const own[] = {"aten::empty.memory_format",
-                                    "aten::empty_strided",
-                                    "aten::copy_",
-                                    "aten::_copy_from",
-                                    "aten::_to_copy",
-                                    "aten::_local_scalar_dense",
-                                    "aten::equal",
-                                    "aten::resize_",
-                                    "aten::set_.source_Storage",
-                                    "aten::set_.source_Storage_storage_offset",
-                                    "aten::set_.source_Tensor",
-                                    "aten::set_",
-                                    "aten::is_set_to",
-                                    "aten::_has_compatible_shallow_copy_type",
-                                    "aten::as_strided",
-                                    "aten::unfold",
-                                    "aten::_reshape_alias",
-                                    "aten::view_as_real",
-                                    "aten::view_as_complex",
-                                    "aten::native_dropout",
-                                    "aten::mkldnn_rnn_layer",
-                                    "aten::mkldnn_rnn_layer_backward",
-                                    "aten::_pack_padded_sequence"};
-  const std::string full = name.overload_name.empty() ? name.name : name.name + "." + name.overload_name;
-  return std::find(std::begin(own), std::end(own), full) != std::end(own);
-}
 
 // Operators whose default kernel is geometry, or a composition that we capture better piece by piece.
-bool is_left_alone(const c10::OperatorName& name) {
-  static const char* const left[] = {"aten::_conj",
-                                     "aten::_neg_view",
-                                     "aten::_unsafe_view",
-                                     "aten::lift",
-                                     "aten::lift_fresh",
-                                     "aten::detach_",
-                                     "aten::_fused_sdp_choice",
-                                     "aten::_pin_memory",
-                                     "aten::is_pinned",
-                                     "aten::record_stream",
-                                     "aten::_copy_from_and_resize",
-                                     "aten::set_data",
-                                     "aten::_fw_primal",
-                                     "aten::_make_dual",
-                                     "aten::_lazy_clone",
-                                     "aten::result_type",
-                                     "aten::unsafe_split",
-                                     "aten::unsafe_split_with_sizes"};
-  return std::find(std::begin(left), std::end(left), name.name) != std::end(left);
-}
+constexpr auto kLeftAlone = std::to_array<std::string_view>(
+    {"aten::_conj", "aten::_copy_from_and_resize", "aten::_fused_sdp_choice", "aten::_fw_primal", "aten::_lazy_clone",
+     "aten::_make_dual", "aten::_neg_view", "aten::_pin_memory", "aten::_unsafe_view", "aten::detach_",
+     "aten::is_pinned", "aten::lift", "aten::lift_fresh", "aten::record_stream", "aten::result_type", "aten::set_data",
+     "aten::unsafe_split", "aten::unsafe_split_with_sizes"});
+static_assert(std::ranges::is_sorted(kLeftAlone));
 
 bool is_view(const c10::OperatorHandle& op) {
   for (const auto& result : op.schema().returns()) {
     if (result.alias_info() != nullptr && !result.alias_info()->isWrite()) return true;
   }
-  for (const at::Tag tag : op.getTags()) {
-    if (tag == at::Tag::inplace_view) return true;
-  }
-  return false;
+  return op.hasTag(at::Tag::inplace_view);
 }
 
 // randn, rand_like, ...: random without saying by which generator. Whole, they would use the node's process-wide one; their
 // pieces name ours.
 bool is_random_composition(const c10::OperatorHandle& op) {
+  if (!op.hasTag(at::Tag::nondeterministic_seeded)) return false;
   for (const auto& argument : op.schema().arguments()) {
     const c10::Type* type = argument.type().get();
     if (type->kind() == c10::TypeKind::OptionalType) type = type->expectRef<c10::OptionalType>().getElementType().get();
     if (type->kind() == c10::TypeKind::GeneratorType) return false;
   }
-  for (const at::Tag tag : op.getTags()) {
-    if (tag == at::Tag::nondeterministic_seeded)
-      return op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd);
-  }
-  return false;
+  return op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd);
+}
+
+// A composition is captured by its pieces, unless the CPU has a kernel for the whole (silu_backward): its numbers count.
+bool is_composition(const c10::OperatorHandle& op) {
+  return op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) &&
+         !op.hasKernelForDispatchKey(c10::DispatchKey::CPU);
 }
 
 bool wants_capture(const c10::OperatorHandle& op) {
-  const auto& schema = op.schema();
-  if (is_random_composition(op)) return false;
-  // A composition is captured by its pieces, unless the CPU has a kernel for the whole (silu_backward): its numbers count.
-  if (op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd) &&
-      !op.hasKernelForDispatchKey(c10::DispatchKey::CPU)) {
+  const std::string& name = op.operator_name().name;
+  if (!name.starts_with("aten::") || is_composition(op)) return false;
+  if (op.hasKernelForDispatchKey(c10::DispatchKey::PrivateUse1)) return false;  // one of its own
+  if (std::ranges::binary_search(kLeftAlone, std::string_view(name)) || is_view(op) || is_random_composition(op))
     return false;
-  }
-  if (has_typed_kernel(schema.operator_name())) return false;
-  if (is_own(schema.operator_name()) || is_left_alone(schema.operator_name()) || is_view(op)) return false;
-  for (const auto& result : schema.returns()) {
+  for (const auto& result : op.schema().returns()) {
     const auto kind = result.type()->kind();
     if (kind != c10::TypeKind::TensorType && kind != c10::TypeKind::ListType) return false;
   }
   return true;
 }
 
-TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
-  auto& dispatcher = c10::Dispatcher::singleton();
-  for (const auto& name : dispatcher.getAllOpNames()) {
-    if (name.name.rfind("aten::", 0) != 0) continue;
-    const auto op = dispatcher.findSchema(name);
-    if (!op.has_value() || !wants_capture(*op)) continue;
-    const std::string full = name.overload_name.empty() ? name.name : name.name + "." + name.overload_name;
-    const std::string_view refused = executor::refusal(name);
-    auto kernel = refused.empty()
-                      ? torch::CppFunction::makeFromBoxedFunctor(std::make_unique<CaptureKernel>(op_info(*op)))
-                      : torch::CppFunction::makeFromBoxedFunctor(std::make_unique<RefusedKernel>(refused));
-    library.impl(full.c_str(), std::move(kernel));
-  }
+void register_own(torch::Library& library) {
   library.impl("dropout", TORCH_FN(dropout));
   library.impl("native_dropout", TORCH_FN(native_dropout));
   library.impl("empty.memory_format", TORCH_FN(empty));
@@ -339,28 +287,18 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("view_as_complex", TORCH_FN(at::native::view_as_complex));
 }
 
-// Sparse, quantized and nested tensors of this device, which no operator can make.
-void refuse_layout(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*) {
-  TORCH_CHECK_NOT_IMPLEMENTED(false, op.operator_name(),
-                              ": only strided tensors live on remote_accelerator. Keep this one on the CPU, or make it "
-                              "strided (to_dense(), dequantize()) before it moves");
-}
-TORCH_LIBRARY_IMPL(_, SparsePrivateUse1, library) {
-  library.fallback(torch::CppFunction::makeFromBoxedFunction<&refuse_layout>());
-}
-TORCH_LIBRARY_IMPL(_, SparseCsrPrivateUse1, library) {
-  library.fallback(torch::CppFunction::makeFromBoxedFunction<&refuse_layout>());
-}
-TORCH_LIBRARY_IMPL(_, QuantizedPrivateUse1, library) {
-  library.fallback(torch::CppFunction::makeFromBoxedFunction<&refuse_layout>());
-}
-TORCH_LIBRARY_IMPL(_, NestedTensorPrivateUse1, library) {
-  library.fallback(torch::CppFunction::makeFromBoxedFunction<&refuse_layout>());
-}
-
-TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) { library.impl("dropout", TORCH_FN(dropout)); }
-
 }  // namespace
+
+void register_kernels() {
+  register_own(aten_library(c10::DispatchKey::PrivateUse1));
+  aten_library(c10::DispatchKey::AutogradPrivateUse1).impl("dropout", TORCH_FN(dropout));
+  for (const c10::OperatorHandle& op : defined_operators()) {
+    if (!wants_capture(op)) continue;
+    add_kernel(op.operator_name(), c10::DispatchKey::PrivateUse1,
+               c10::KernelFunction::makeFromBoxedFunctor(std::make_unique<CaptureKernel>()));
+  }
+}
+
 }  // namespace genie::frontend
 
 namespace at::native {

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "frontend/capture/registration.h"
 #include "frontend/capture/typed_kernels.h"
 #include "frontend/capture/watchers.h"
 
@@ -51,10 +52,11 @@ at::Tensor layer_norm_with_autograd(const at::Tensor& input, c10::SymIntArrayRef
   return layer_norm(input, normalized_shape, weight, bias, eps, cudnn);
 }
 
-TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) {
-  library.impl("layer_norm", TORCH_FN(layer_norm_with_autograd));
-}
-TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) { library.impl("layer_norm", TORCH_FN(layer_norm)); }
-
 }  // namespace
+
+void register_layer_norm() {
+  aten_library(c10::DispatchKey::AutogradPrivateUse1).impl("layer_norm", TORCH_FN(layer_norm_with_autograd));
+  aten_library(c10::DispatchKey::PrivateUse1).impl("layer_norm", TORCH_FN(layer_norm));
+}
+
 }  // namespace genie::frontend

@@ -14,6 +14,7 @@
 
 #include <mutex>
 
+#include "frontend/capture/registration.h"
 #include "frontend/capture/typed_kernels.h"
 #include "frontend/capture/watchers.h"
 
@@ -120,8 +121,11 @@ at::Tensor linear_with_autograd(const at::Tensor& input, const at::Tensor& weigh
   return result;
 }
 
-TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) { library.impl("linear", TORCH_FN(linear_with_autograd)); }
-TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) { library.impl("linear", TORCH_FN(linear_without_autograd)); }
-
 }  // namespace
+
+void register_linear() {
+  aten_library(c10::DispatchKey::AutogradPrivateUse1).impl("linear", TORCH_FN(linear_with_autograd));
+  aten_library(c10::DispatchKey::PrivateUse1).impl("linear", TORCH_FN(linear_without_autograd));
+}
+
 }  // namespace genie::frontend

@@ -1,6 +1,6 @@
-// OpInfo: what capture has to know of an operator, worked out once when it is registered.
+// OpInfo: what capture has to know of an operator, worked out once, when it is first used.
 //
-// Thread-safety: immutable after registration, except the counters, which are relaxed atomics.
+// Thread-safety: immutable once made, except the counters, which are relaxed atomics.
 // Ownership: the table lives until the process ends.
 #pragma once
 

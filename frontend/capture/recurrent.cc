@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "frontend/capture/recorder.h"
+#include "frontend/capture/registration.h"
 
 namespace genie::frontend {
 namespace {
@@ -415,9 +416,11 @@ void register_compositions(torch::Library& library) {
   library.impl("gru_cell", TORCH_FN(gru_cell));
 }
 
-TORCH_LIBRARY_IMPL(aten, AutogradPrivateUse1, library) { register_compositions(library); }
+}  // namespace
 
-TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
+void register_recurrent() {
+  register_compositions(aten_library(c10::DispatchKey::AutogradPrivateUse1));
+  torch::Library& library = aten_library(c10::DispatchKey::PrivateUse1);
   register_compositions(library);
   library.impl("mkldnn_rnn_layer", TORCH_FN(whole_layer));
   library.impl("mkldnn_rnn_layer_backward", TORCH_FN(whole_layer_backward));
@@ -425,5 +428,4 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("_pack_padded_sequence", TORCH_FN(at::native::_pack_padded_sequence));
 }
 
-}  // namespace
 }  // namespace genie::frontend

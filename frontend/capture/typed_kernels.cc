@@ -47,27 +47,22 @@
 #include <ATen/ops/threshold_backward_ops.h>
 #include <ATen/ops/where_ops.h>
 #include <ATen/ops/zero_ops.h>
-#include <torch/library.h>
 
-#include <string>
-#include <string_view>
+#include "frontend/capture/registration.h"
 
 namespace genie::frontend {
 namespace {
 
 template <class... Ops>
 struct OpList {
-  static bool has(std::string_view name, std::string_view overload) {
-    return ((name == Ops::name && overload == Ops::overload_name) || ...);
-  }
-  static void register_all(torch::Library& library) { (register_one<Ops>(library), ...); }
+  static void register_all() { (register_one<Ops>(), ...); }
 
  private:
   template <class Op>
-  static void register_one(torch::Library& library) {
-    const std::string overload = Op::overload_name;
-    const std::string name = overload.empty() ? std::string(Op::name) : std::string(Op::name) + "." + overload;
-    library.impl(name.c_str(), TORCH_FN(typed::Kernel<Op>::call));
+  static void register_one() {
+    add_kernel({Op::name, Op::overload_name}, c10::DispatchKey::PrivateUse1,
+               c10::KernelFunction::makeFromUnboxedFunction(TORCH_FN(typed::Kernel<Op>::call)),
+               c10::impl::CppSignature::make<typename Op::schema>());
   }
 };
 
@@ -86,10 +81,8 @@ using Hot =
            at::_ops::threshold_backward, at::_ops::_softmax_backward_data, at::_ops::native_layer_norm_backward,
            at::_ops::convolution_backward, at::_ops::embedding_dense_backward>;
 
-TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) { Hot::register_all(library); }
-
 }  // namespace
 
-bool has_typed_kernel(const c10::OperatorName& name) { return Hot::has(name.name, name.overload_name); }
+void register_typed_kernels() { Hot::register_all(); }
 
 }  // namespace genie::frontend

@@ -5,8 +5,6 @@
 // Thread-safety: any thread.
 #pragma once
 
-#include <ATen/core/operator_name.h>
-
 #include <array>
 #include <tuple>
 #include <type_traits>
@@ -15,12 +13,7 @@
 #include "frontend/capture/encoder.h"
 #include "frontend/capture/recorder.h"
 
-namespace genie::frontend {
-
-// Whether an operator has one: the boxed kernel is then not registered for it.
-bool has_typed_kernel(const c10::OperatorName& name);
-
-namespace typed {
+namespace genie::frontend::typed {
 
 inline c10::IValue box(const c10::SymInt& value) { return value.expect_int(); }
 inline c10::IValue box(c10::SymIntArrayRef value) { return c10::asIntArrayRefSlow(value, __FILE__, __LINE__); }
@@ -84,5 +77,4 @@ struct Kernel<Op, R(A...)> {
   }
 };
 
-}  // namespace typed
-}  // namespace genie::frontend
+}  // namespace genie::frontend::typed

@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "frontend/capture/registration.h"
+
 namespace genie::frontend {
 namespace {
 
@@ -127,12 +129,14 @@ at::Tensor view(const at::Tensor& self, at::IntArrayRef shape) {
   return geometry.view(self);
 }
 
-TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
+}  // namespace
+
+void register_views() {
+  torch::Library& library = aten_library(c10::DispatchKey::PrivateUse1);
   library.impl("view", TORCH_FN(view));
   library.impl("slice.Tensor", TORCH_FN(slice));
   library.impl("split.Tensor", TORCH_FN(split));
   library.impl("transpose.int", TORCH_FN(transpose));
 }
 
-}  // namespace
 }  // namespace genie::frontend

@@ -270,6 +270,23 @@ def test_an_import_alone_connects_to_nothing():
     assert ran.stdout == "fine\n" and "no session was opened" not in ran.stderr
 
 
+def test_fake_tensors_and_autocast_need_no_session():
+    program = textwrap.dedent("""
+        import genie, torch
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        with FakeTensorMode():
+            x = torch.empty(2, 4, device="remote_accelerator:0")
+            assert torch.nn.functional.linear(x, torch.empty(5, 4, device=x.device)).shape == (2, 5)
+            with torch.autocast("remote_accelerator", dtype=torch.bfloat16):
+                assert (x @ x.T).dtype == torch.bfloat16
+        with torch.autocast("remote_accelerator", dtype=torch.bfloat16):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+        print("fine")
+    """)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.stdout == "fine\n" and "no session was opened" not in ran.stderr, ran.stderr
+
+
 def test_compile_says_how_to_go_on(device):
     compiled = torch.compile(lambda x: (x * 2).relu())
     x = torch.randn(4, device=device)
