@@ -27,13 +27,15 @@ std::string number_text(const Json& value) {
 constexpr double kTail = 0.99;
 
 // What the target is compared with; nothing without the peer that it takes.
-std::optional<double> judge(TargetOf what, const Samples& ours, const Samples* peer) {
+std::optional<double> judge(const RowSpec& spec, const Samples& ours, const Samples* peer) {
+  const TargetOf what = spec.target_of;
   if (what == TargetOf::kMedian) return ours.median();
+  if (what == TargetOf::kBest) return ours.quantile(spec.better == Better::kHigher ? 1 : 0);
   if (peer == nullptr) return std::nullopt;
   if (what == TargetOf::kDifference) return ours.median() - peer->median();
   const double fraction = what == TargetOf::kTailRatio ? kTail : 0.5;
   const double theirs = peer->quantile(fraction);
-  return theirs != 0 ? std::optional(ours.quantile(fraction) / theirs) : std::nullopt;
+  return theirs != 0 ? std::optional((ours.quantile(fraction) - spec.allowance) / theirs) : std::nullopt;
 }
 
 const char* name_of(TargetOf what) {
@@ -42,6 +44,7 @@ const char* name_of(TargetOf what) {
     case TargetOf::kTailRatio: return "p99 ratio";
     case TargetOf::kDifference: return "difference";
     case TargetOf::kMedian: return "median";
+    case TargetOf::kBest: return "best";
   }
   return "";
 }
@@ -127,13 +130,14 @@ void Harness::add(const RowSpec& spec, const Samples& ours, size_t runs, const R
     if (*peer_median != 0) ratio = median / *peer_median;
   }
   Json met = nullptr;
-  const std::optional<double> judged = judge(spec.target_of, ours, peer != nullptr ? &peer->samples : nullptr);
+  const std::optional<double> judged = judge(spec, ours, peer != nullptr ? &peer->samples : nullptr);
   if (spec.target && judged) met = spec.better == Better::kHigher ? *judged >= *spec.target : *judged <= *spec.target;
 
   Json row = {{"name", spec.name},
               {"params", spec.params},
               {"unit", spec.unit},
               {"median", median},
+              {"best", ours.quantile(spec.better == Better::kHigher ? 1 : 0)},
               {"p99", ours.quantile(kTail)},
               {"p999", ours.quantile(0.999)},
               {"runs", runs},
@@ -145,6 +149,7 @@ void Harness::add(const RowSpec& spec, const Samples& ours, size_t runs, const R
               {"better", spec.better == Better::kHigher ? "higher" : "lower"},
               {"target", number_or_null(spec.target)},
               {"target_of", name_of(spec.target_of)},
+              {"allowance", spec.allowance},
               {"met", met}};
   print(row);
   rows_.push_back(std::move(row));

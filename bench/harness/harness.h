@@ -33,7 +33,7 @@ class Samples {
   void add(double value) { values_.push_back(value); }
   void reserve(size_t count) { values_.reserve(count); }
   size_t size() const noexcept { return values_.size(); }
-  // Nearest rank; `fraction` in (0, 1]. Zero when empty.
+  // Nearest rank; `fraction` in [0, 1], 0 for the smallest. Zero when empty.
   double quantile(double fraction) const;
   double median() const { return quantile(0.5); }
   void clear() noexcept { values_.clear(); }
@@ -43,9 +43,9 @@ class Samples {
 };
 
 enum class Better : uint8_t { kHigher, kLower };
-// What `target` is compared with: the ratio of the medians, ours / peer's, or of the 99th percentiles, the medians' difference, or our
-// own median.
-enum class TargetOf : uint8_t { kRatio, kTailRatio, kDifference, kMedian };
+// What `target` is compared with: the ratio of the medians, ours / peer's, or of the 99th percentiles, the medians' difference, our
+// own median, or the best of our own runs.
+enum class TargetOf : uint8_t { kRatio, kTailRatio, kDifference, kMedian, kBest };
 
 struct RowSpec {
   std::string name;
@@ -54,6 +54,8 @@ struct RowSpec {
   Better better = Better::kLower;
   std::optional<double> target;
   TargetOf target_of = TargetOf::kRatio;
+  // In the row's unit: what ours may be beyond the target's share of the peer ("1.1 of eager and 100 MB"). Of kRatio.
+  double allowance = 0;
 };
 
 struct Options {

@@ -68,11 +68,25 @@ void Device::stop() {
 }
 
 void Device::run() {
-  while (std::unique_ptr<Work> work = queue_.pop()) {
+  while (std::unique_ptr<Work> work = next_st()) {
+    const bool runs = work->request != nullptr;
+    const uint64_t began_ns = now_ns();
     perform(*work);
+    if (runs) waiting_.charge(work->session->share_st(), now_ns() - began_ns);
     work.reset();  // the request's memory and perhaps its session go here, on the worker
     pending_.fetch_sub(1, std::memory_order_acq_rel);
   }
+}
+
+// Takes all that has come, then chooses. The end of a session waits for nobody. Null once the queue is closed and all is done.
+std::unique_ptr<Work> Device::next_st() {
+  std::unique_ptr<Work> work = waiting_.empty() ? queue_.pop() : queue_.try_pop();
+  for (; work != nullptr; work = queue_.try_pop()) {
+    if (work->request == nullptr) return work;
+    FairShare<Work>& share = work->session->share_st();
+    waiting_.push(share, std::move(work));
+  }
+  return waiting_.pop();
 }
 
 void Device::perform(Work& work) noexcept {

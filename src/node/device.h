@@ -1,6 +1,8 @@
-// Device: one device of a node and the thread that runs its work, in the order in which it was posted.
+// Device: one device of a node and the thread that runs its work.
 //
-// Purpose: sessions share a device by posting Work to its bounded queue; stores are touched on the worker thread only.
+// Purpose: sessions share a device by posting Work to its bounded queue, from which the worker takes all that has come and serves
+//   the sessions by time (FairQueue); stores are touched on the worker thread only. The work of one session runs in the order
+//   in which it was posted. How much waits is bounded by what each session may have in flight.
 // Thread-safety: all functions may be called from any thread; stop() not from the worker.
 // Ownership: a posted Work keeps its session alive until it is done. Nothing that was accepted is lost: each request's
 //   sink hears exactly one response, kCancelled after stop().
@@ -15,6 +17,7 @@
 
 #include "datapath/base/clock.h"
 #include "genie/status.h"
+#include "src/node/fair_queue.h"
 #include "src/node/request.h"
 #include "src/node/session_state.h"
 #include "src/node/work_queue.h"
@@ -31,6 +34,7 @@ struct DeviceOptions {
 struct Work {
   std::shared_ptr<SessionState> session;
   std::unique_ptr<Request> request;  // null: end the session
+  Work* next = nullptr;              // of the session, while it waits
 };
 
 class Device {
@@ -63,6 +67,7 @@ class Device {
  private:
   Device(DeviceOptions options, std::string place);
   void run();
+  std::unique_ptr<Work> next_st();
   void perform(Work& work) noexcept;
 
   const DeviceOptions options_;
@@ -71,6 +76,7 @@ class Device {
   std::atomic<uint64_t> pending_{0};
   std::atomic<bool> stopping_{false};
   WorkQueue<Work> queue_;
+  FairQueue<Work> waiting_;  // the worker's
   std::mutex stop_mutex_;
   std::thread worker_;
 };

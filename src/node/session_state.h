@@ -18,9 +18,12 @@
 #include "datapath/base/clock.h"
 #include "genie/status.h"
 #include "src/executor/executor.h"
+#include "src/node/fair_queue.h"
 #include "src/node/request.h"
 
 namespace genie::node {
+
+struct Work;
 
 struct SessionLimits {
   uint64_t memory_bytes = UINT64_MAX;  // of all storages
@@ -68,6 +71,9 @@ class SessionState {
   void return_lent_st(const Request& request, Response& response);
   // Drops every storage and template. The second call does nothing.
   void end_st();
+
+  // What it had of its device, and its work that waits there.
+  FairShare<Work>& share_st() noexcept { return share_; }
 
  private:
   struct Template {
@@ -117,6 +123,7 @@ class SessionState {
   std::atomic<uint64_t> storage_count_{0};
 
   // The worker's.
+  FairShare<Work> share_;
   std::unique_ptr<executor::Store> store_;
   std::unordered_map<uint32_t, Failure> failed_streams_;
   std::unordered_map<uint64_t, Status> failed_uploads_;

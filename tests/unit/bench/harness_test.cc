@@ -114,6 +114,38 @@ TEST(Harness, ATargetMayBoundTheDifferenceToThePeer) {
   EXPECT_EQ(rows[0]["target_of"], "difference");
 }
 
+TEST(Harness, ATargetMayAllowSomethingBeyondTheRatio) {
+  Harness harness("demo", {});
+  for (const double ours : {1199.0, 1201.0}) {
+    harness.row({.name = "memory", .unit = "MB", .target = 1.1, .allowance = 100})
+        .ours([ours] { return ours; })
+        .peer("p", [] { return 1000.0; })
+        .measure();
+  }
+  const Json rows = harness.report()["rows"];
+  EXPECT_EQ(rows[0]["met"], true);
+  EXPECT_EQ(rows[1]["met"], false);
+  EXPECT_EQ(rows[0]["ratio"], 1.199) << "the allowance is the target's, not the ratio's";
+}
+
+TEST(Harness, ATargetMayBoundTheBestRun) {
+  Harness harness("demo", {});
+  for (const Better better : {Better::kLower, Better::kHigher}) {
+    harness.row({.name = "best", .better = better, .target = 5.0, .target_of = TargetOf::kBest})
+        .ours([](Samples& samples) {
+          for (const double value : {4.0, 6.0, 7.0}) samples.add(value);
+        })
+        .measure();
+  }
+  harness.row({.name = "missed", .target = 3.0, .target_of = TargetOf::kBest}).ours([] { return 4.0; }).measure();
+  const Json rows = harness.report()["rows"];
+  EXPECT_EQ(rows[0]["met"], true);
+  EXPECT_EQ(rows[0]["best"], 4.0);
+  EXPECT_EQ(rows[1]["met"], true);
+  EXPECT_EQ(rows[1]["best"], 7.0);
+  EXPECT_EQ(rows[2]["met"], false);
+}
+
 TEST(Harness, ARunMayAddManySamples) {
   Harness harness("demo", {});
   harness.row({.name = "latency"})
