@@ -157,7 +157,7 @@ suite_coverage() {
 suite_install() {
   release_build
   local step
-  for step in install symbols headers pkg-config cmake programs python; do
+  for step in install symbols headers pkg-config cmake programs python remote; do
     check install "$step" "$GENIE_ROOT/tests/install/run.sh" "$GENIE_ROOT/build" "$results.install" "$step"
   done
 }

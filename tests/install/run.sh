@@ -3,8 +3,8 @@
 #
 #   tests/install/run.sh BUILD_FOLDER SCRATCH_FOLDER STEP
 #
-# STEP is install (into SCRATCH_FOLDER/tree), symbols, headers, pkg-config, cmake, programs or python; the later ones need
-# the first.
+# STEP is install (into SCRATCH_FOLDER/tree), symbols, headers, pkg-config, cmake, programs, python or remote; the later ones
+# need the first, and remote the runner of pkg-config.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 build=$1
@@ -63,6 +63,8 @@ case $step in
     fi
     nm -D --defined-only -C "$(find_one libgenie.so)" | grep -q 'genie::Session::connect' ||
       fail "the library does not export genie::Session::connect"
+    said=$(nm -D --defined-only "$(find_one 'libgenie_control-*.so')" | awk '{ print $3 }')
+    [ "$said" = genie_control_client ] || fail "the library's module exports $said"
     ;;
   headers)
     flags=$(PKG_CONFIG_PATH=$(dirname "$(find_one genie.pc)") pkg-config --cflags genie)
@@ -129,6 +131,30 @@ genie.connect("embedded:")
 x = torch.arange(6.0, device="remote_accelerator:0")
 assert torch.equal((x + x).cpu(), 2 * torch.arange(6.0))
 PYTHON
+    ;;
+  remote)
+    # What connects to other processes is a module, which the library finds beside itself.
+    if ldd "$(find_one libgenie.so)" | grep -q grpc; then fail "the library loads gRPC at the start of every program"; fi
+    socket=unix:$scratch/node.sock
+    env -u LD_LIBRARY_PATH "$tree/bin/genie-node" --listen "$socket" --transport shm --device cpu --threads 1 \
+      </dev/null 2>"$scratch/node.log" &
+    node=$!
+    trap 'kill "$node"; wait "$node" || true' EXIT
+    for _ in $(seq 600); do
+      if grep -q ' ready ' "$scratch/node.log"; then break; fi
+      kill -0 "$node" || fail "genie-node ended: $(cat "$scratch/node.log")"
+      sleep 0.1
+    done
+    cd /
+    # One thread on each side: the same arithmetic in the same order.
+    OMP_NUM_THREADS=1 env -u LD_LIBRARY_PATH "$scratch/runner" "$here/../../examples/char_gpt/char_gpt.pt" "$socket" ||
+      fail "the installed library does not reach the installed genie-node"
+    module=$(find_one 'libgenie_control-*.so')
+    check_libraries "$module"
+    mv "$module" "$module.away"
+    said=$("$scratch/runner" "$here/../../examples/char_gpt/char_gpt.pt" "$socket" 2>&1 || true)
+    mv "$module.away" "$module"
+    grep -q "$(basename "$module").*install Genie anew" <<<"$said" || fail "without its module the library says: $said"
     ;;
   *) fail "no step is called $step" ;;
 esac

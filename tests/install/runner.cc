@@ -3,9 +3,14 @@
 #include <torch/script.h>
 
 #include <iostream>
+#include <optional>
 
-int main(int, char** argv) {
-  auto session = genie::Session::connect("embedded:");
+namespace {
+std::optional<genie::Session> session;  // until after main: what it needs has to be there then
+}
+
+int main(int argc, char** argv) {
+  session.emplace(genie::Session::connect(argc > 2 ? argv[2] : "embedded:"));
   auto model = torch::jit::load(argv[1]);
   auto tokens = model.run_method("encode", "This License").toTensor();
   auto logits = [&](torch::Device device) {
