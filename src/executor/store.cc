@@ -36,8 +36,9 @@ struct Entry {
   c10::Storage storage;
   uint32_t version = 0;
   bool writable = true;
-  const void* besides = nullptr;  // memory that is counted elsewhere, while it is the storage's
-  uint64_t accounted_bytes = 0;   // counted against the quota
+  std::shared_ptr<Content> content;  // others may hold the memory too; null once this storage has written
+  const void* besides = nullptr;     // memory that is counted elsewhere, while it is the storage's
+  uint64_t accounted_bytes = 0;      // counted against the quota
   Status poison;
 };
 
@@ -86,6 +87,7 @@ class CpuStore final : public Store {
     Entry& entry = entries_[storage.id];
     entry.version = storage.version;
     entry.writable = memory.writable;
+    entry.content = std::move(memory.content);
     entry.besides = memory.counted_besides ? memory.data : nullptr;
     entry.storage = storage_over(std::move(memory));
     account(entry);
@@ -143,7 +145,7 @@ class CpuStore final : public Store {
       make_private(entry);
       return size;
     } catch (const std::exception& error) {
-      entry.storage = {};
+      drop_memory(entry);
       entry.poison =
           Status(Errc::kOutOfMemory, fmt::format("no memory to keep {} bytes that were lent: {}", size, error.what()));
       account(entry);
@@ -158,7 +160,7 @@ class CpuStore final : public Store {
     }
     auto found = entries_.find(id);
     if (found == entries_.end()) return;
-    found->second.storage = {};
+    drop_memory(found->second);
     account(found->second);
     entries_.erase(found);
   }
@@ -198,7 +200,21 @@ class CpuStore final : public Store {
     c10::Storage copy = private_storage(entry.storage.nbytes());
     std::memcpy(copy.mutable_data(), entry.storage.data(), entry.storage.nbytes());
     entry.storage = std::move(copy);
+    entry.content.reset();
     entry.writable = true;
+  }
+
+  static void drop_memory(Entry& entry) {
+    entry.storage = {};
+    entry.content.reset();
+  }
+
+  // Nobody else has the memory, and from now on nobody comes to have it by its content.
+  static bool claim(Entry& entry) {
+    if (!entry.writable || is_shared(entry.storage)) return false;
+    if (entry.content != nullptr && !entry.content->claim()) return false;
+    entry.content.reset();
+    return true;
   }
 
   // Whether `count` more storages may be, of which one would have that id.
@@ -213,7 +229,7 @@ class CpuStore final : public Store {
   void poison_entry(const SlotBinding& binding, const Status& why) {
     if (!entries_.contains(binding.id) && !check_new(binding.id, 1).ok()) return;
     Entry& entry = entries_[binding.id];
-    entry.storage = {};
+    drop_memory(entry);
     account(entry);
     entry.version = binding.version_out;
     entry.poison = why;
@@ -284,8 +300,9 @@ Status CpuStore::bind(const Program& program, std::span<const SlotBinding> slots
       return {Errc::kStale, fmt::format("storage {} is at version {}, the invocation expects {}", slots[i].id,
                                         entry.version, slots[i].version_in)};
     }
-    if (program.slot_written[slot] && (!entry.writable || is_shared(entry.storage))) {
-      (entry.writable ? outcome.unshared_bytes : outcome.claimed_bytes) += entry.storage.nbytes();
+    if (program.slot_written[slot] && !claim(entry)) {
+      const bool fetched = entry.writable && is_shared(entry.storage);
+      (fetched ? outcome.unshared_bytes : outcome.claimed_bytes) += entry.storage.nbytes();
       make_private(entry);
     }
     slots_[slot] = Slot{entry.storage, true};
