@@ -54,6 +54,8 @@ struct Taken {
   // Nobody can write the bytes that were handed over any more. False where that could not be made sure (a peer that keeps
   // a way to write): whoever relies on the bytes copies them first.
   bool final = false;
+  // Writing it costs what writing memory costs. False: the first write to a page copies it.
+  bool writable = false;
   size_t resident_bytes = 0;  // what the memory costs this machine
 };
 

@@ -85,7 +85,7 @@ inline size_t carry_every_size(Link& link, uint64_t first_id, std::span<const si
   return total;
 }
 
-// Over a network no upload is copied by the node. A fetch of one is, once, for it lies in memory that several storages share.
+// Over a network no upload is copied by the node.
 inline void expect_every_size_across(Link& link) {
   EXPECT_EQ(link.node().transport, "ucx");
   const size_t carried = carry_every_size(link, 1);

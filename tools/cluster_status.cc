@@ -67,6 +67,9 @@ void print_json(const std::string& uri, const NodeState& node) {
                     {"storage_bytes", report.storage_bytes},
                     {"regions", report.regions},
                     {"region_bytes", report.region_bytes},
+                    {"blobs", report.blobs},
+                    {"blob_bytes", report.blob_bytes},
+                    {"blob_known_bytes", report.blob_known_bytes},
                     {"operators_executed", report.records_executed}};
   const Json all = {{"cluster", uri}, {"nodes", Json::array({row})}};
   // What a node says need not be UTF-8.
@@ -87,6 +90,8 @@ void print_text(const std::string& uri, const NodeState& node) {
   out +=
       fmt::format("memory     {} in {} storages, {} in {} regions that no storage has yet\n",
                   bytes_text(report.storage_bytes), report.storages, bytes_text(report.region_bytes), report.regions);
+  out += fmt::format("content    {} in {} blobs that sessions share, {} not sent again\n",
+                     bytes_text(report.blob_bytes), report.blobs, bytes_text(report.blob_known_bytes));
   std::fputs(out.c_str(), stdout);
 }
 

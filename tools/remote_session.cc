@@ -28,6 +28,7 @@ nlohmann::ordered_json RemoteSession::stats() const {
           {"message_bytes", stats.message_bytes},
           {"uploads", stats.uploads},
           {"upload_bytes", stats.upload_bytes},
+          {"upload_known_bytes", stats.upload_known_bytes},
           {"upload_copied_bytes", stats.upload_copied_bytes},
           {"fetches", stats.fetches},
           {"fetch_bytes", stats.fetch_bytes},

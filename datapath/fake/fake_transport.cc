@@ -248,6 +248,7 @@ Result<Taken> FakeTransport::take(EndpointId id, const RemoteKey& key) {
   std::byte* const data = memory.memory->owned.release();
   return Taken{.memory = Buffer(data, memory.size, MemoryKey(), &free_bytes, nullptr),
                .final = true,
+               .writable = true,
                .resident_bytes = memory.memory->size};
 }
 

@@ -247,7 +247,7 @@ Result<Taken> NetTransport::take(EndpointId id, const RemoteKey& key) {
     }
     refund(*endpoint, handed.key.size);
     const size_t resident = round_up(handed.key.size, page_bytes());
-    return Taken{.memory = std::move(handed.memory), .final = true, .resident_bytes = resident};
+    return Taken{.memory = std::move(handed.memory), .final = true, .writable = true, .resident_bytes = resident};
   }
   return Status(Errc::kNotFound, "memory that was not handed over");
 }

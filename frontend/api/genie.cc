@@ -75,6 +75,7 @@ void add(Stats& out, SessionCore& core) {
   out.message_bytes += link.message_bytes;
   out.uploads += link.uploads;
   out.upload_bytes += link.upload_bytes;
+  out.upload_known_bytes += link.upload_known_bytes;
   out.upload_copied_bytes += link.upload_copied_bytes;
   out.fetches += link.fetches;
   out.fetch_bytes += link.fetch_bytes;
@@ -254,8 +255,10 @@ std::string Stats::to_string() const {
       templates_registered, templates_forgotten, template_hits, shapes_cached, shapes_own, shapes_meta,
       shapes_from_node);
   out += fmt::format(
-      "\nmessages: {} of {} bytes\nuploads: {} of {} bytes, {} copied again\nfetches: {} of {} bytes, {} copied",
-      submissions, message_bytes, uploads, upload_bytes, upload_copied_bytes, fetches, fetch_bytes, fetch_copied_bytes);
+      "\nmessages: {} of {} bytes\nuploads: {} of {} bytes, {} known to the node, {} copied again\nfetches: {} of {} "
+      "bytes, {} copied",
+      submissions, message_bytes, uploads, upload_bytes, upload_known_bytes, upload_copied_bytes, fetches, fetch_bytes,
+      fetch_copied_bytes);
   if (!time_by_op.empty()) out += time_table(time_by_op);
   for (const std::string& failure : last_failures) out += "\nfailed: " + failure;
   return out + "\n";

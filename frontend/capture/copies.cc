@@ -15,6 +15,7 @@
 #include "frontend/capture/recorder.h"
 #include "frontend/capture/registry.h"
 #include "frontend/device/pinned.h"
+#include "src/protocol/content.h"
 
 namespace genie::frontend {
 namespace {
@@ -28,16 +29,31 @@ bool covers_storage(const at::Tensor& tensor) {
          !tensor.is_conj() && !tensor.is_neg();
 }
 
-// Writes `source` into network-ready memory laid out as `target`: the one pass.
+// The source's bytes are those that the target's storage is to have.
+bool is_laid_as(const at::Tensor& target, const at::Tensor& source) {
+  return source.scalar_type() == target.scalar_type() && source.sizes() == target.sizes() &&
+         source.strides() == target.strides() && !source.is_conj() && !source.is_neg();
+}
+
+// Writes `source` into network-ready memory laid out as `target`: the one pass. None, where the node has the bytes.
 std::unique_ptr<session::Upload> snapshot(SessionCore& core, const at::Tensor& target, const at::Tensor& source) {
   const size_t size_bytes = target.storage().nbytes();
-  auto memory = core.link().begin_upload(size_bytes);
+  const auto write = [&](std::span<std::byte> bytes) {
+    const c10::InferenceMode plain;
+    at::Tensor written = at::from_blob(bytes.data(), target.sizes(), target.strides(),
+                                       at::TensorOptions(target.scalar_type()).device(at::kCPU));
+    written.copy_(source);
+    core.counters().snapshot_bytes.fetch_add(size_bytes, std::memory_order_relaxed);
+  };
+  Result<std::unique_ptr<session::Upload>> memory = [&] {
+    if (size_bytes >= wire::kMinContentBytes && is_laid_as(target, source)) {
+      return core.link().snapshot({static_cast<const std::byte*>(source.const_data_ptr()), size_bytes}, write);
+    }
+    Result<std::unique_ptr<session::Upload>> begun = core.link().begin_upload(size_bytes);
+    if (begun) write((*begun)->bytes());
+    return begun;
+  }();
   if (!memory.ok()) throw Error(memory.status());
-  const c10::InferenceMode plain;
-  at::Tensor written = at::from_blob((*memory)->bytes().data(), target.sizes(), target.strides(),
-                                     at::TensorOptions(target.scalar_type()).device(at::kCPU));
-  written.copy_(source);
-  core.counters().snapshot_bytes.fetch_add(size_bytes, std::memory_order_relaxed);
   return std::move(*memory);
 }
 
@@ -46,9 +62,8 @@ std::unique_ptr<session::Upload> snapshot(SessionCore& core, const at::Tensor& t
 std::unique_ptr<session::Upload> lend(SessionCore& core, const at::Tensor& target, const at::Tensor& source) {
   constexpr uintptr_t kAlignment = 64;  // of memory that libtorch allocates
   const void* const data = source.const_data_ptr();
-  const bool same = source.scalar_type() == target.scalar_type() && source.sizes() == target.sizes() &&
-                    source.strides() == target.strides() && !source.is_conj() && !source.is_neg();
-  if (!same || reinterpret_cast<uintptr_t>(data) % kAlignment != 0 || !is_pinned_address(data)) return nullptr;
+  if (!is_laid_as(target, source) || reinterpret_cast<uintptr_t>(data) % kAlignment != 0 || !is_pinned_address(data))
+    return nullptr;
   return core.link().lend_upload({static_cast<std::byte*>(const_cast<void*>(data)), target.storage().nbytes()},
                                  std::make_shared<c10::Storage>(source.storage()));
 }

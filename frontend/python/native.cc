@@ -49,6 +49,7 @@ void add_stats(py::module_& module) {
       .def_readonly("message_bytes", &genie::Stats::message_bytes)
       .def_readonly("uploads", &genie::Stats::uploads)
       .def_readonly("upload_bytes", &genie::Stats::upload_bytes)
+      .def_readonly("upload_known_bytes", &genie::Stats::upload_known_bytes)
       .def_readonly("snapshot_bytes", &genie::Stats::snapshot_bytes)
       .def_readonly("upload_copied_bytes", &genie::Stats::upload_copied_bytes)
       .def_readonly("fetches", &genie::Stats::fetches)

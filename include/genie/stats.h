@@ -52,7 +52,8 @@ struct GENIE_API Stats {
   uint64_t submissions = 0;
   uint64_t message_bytes = 0;
   uint64_t uploads = 0;
-  uint64_t upload_bytes = 0;         // that became storages
+  uint64_t upload_bytes = 0;         // that were sent and became storages
+  uint64_t upload_known_bytes = 0;   // that were not sent, because the node had them
   uint64_t snapshot_bytes = 0;       // written once into network-ready memory: the one pass
   uint64_t upload_copied_bytes = 0;  // copied by a CPU after the snapshot
   uint64_t fetches = 0;

@@ -81,12 +81,16 @@ struct NodeReport {
   uint64_t regions = 0;
   uint64_t region_bytes = 0;
   uint64_t records_executed = 0;
+  uint64_t blobs = 0;             // large uploads that are known by their content,
+  uint64_t blob_bytes = 0;        // and their bytes;
+  uint64_t blob_known_bytes = 0;  // what sessions did not send, because they were here
 };
 
 class ControlHandler {
  public:
   virtual ~ControlHandler() = default;
-  virtual Result<OpenAnswer> open(const OpenOrder& order) = 0;
+  // `identity`: what the caller has proved to be; nobody learns it from a message.
+  virtual Result<OpenAnswer> open(const OpenOrder& order, std::string_view identity) = 0;
   virtual void close(std::string_view session_id) = 0;
   virtual Result<uint64_t> register_template(std::string_view session_id, std::span<const std::byte> serialized,
                                              std::span<const uint64_t> forget) = 0;

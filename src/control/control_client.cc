@@ -105,6 +105,9 @@ class GrpcControlClient final : public ControlClient {
     report.regions = reply.regions();
     report.region_bytes = reply.region_bytes();
     report.records_executed = reply.records_executed();
+    report.blobs = reply.blobs();
+    report.blob_bytes = reply.blob_bytes();
+    report.blob_known_bytes = reply.blob_known_bytes();
     return report;
   }
 

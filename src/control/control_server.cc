@@ -52,7 +52,7 @@ class Service final : public v1::Control::Service {
       order.transport = request->transport();
       order.client_name = request->client_name();
       order.progress_timeout_ms = request->progress_timeout_ms();
-      Result<OpenAnswer> answer = handler_.open(order);
+      Result<OpenAnswer> answer = handler_.open(order, expected_);
       GENIE_TRY(answer.status());
       reply->set_session_id(answer->session_id);
       reply->set_node_name(answer->node_name);
@@ -120,6 +120,9 @@ class Service final : public v1::Control::Service {
       reply->set_regions(report.regions);
       reply->set_region_bytes(report.region_bytes);
       reply->set_records_executed(report.records_executed);
+      reply->set_blobs(report.blobs);
+      reply->set_blob_bytes(report.blob_bytes);
+      reply->set_blob_known_bytes(report.blob_known_bytes);
       return {};
     });
   }
@@ -153,7 +156,7 @@ class Service final : public v1::Control::Service {
   }
 
   ControlHandler& handler_;
-  const std::string expected_;
+  const std::string expected_;  // whoever has it is one identity; without one, everybody who may call is
 };
 
 class GrpcControlServer final : public ControlServer {

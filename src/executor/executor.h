@@ -55,7 +55,8 @@ struct InvokeOutcome {
   uint64_t executed_records = 0;
   std::vector<ReportedTensor> reported;
   uint64_t unshared_bytes = 0;  // copied because a record was to write what somebody else holds
-  uint64_t claimed_bytes = 0;   // copied because a record was to write memory that was given for reading
+  uint64_t claimed_bytes = 0;   // copied because a record was to write memory that was given for reading,
+                                // or that others hold by its content
 };
 
 // A range of a storage. While the holder lives the bytes stay as they are: a record that is to write them makes the store
@@ -83,6 +84,15 @@ struct StoreOptions {
   size_t generators_max = 1024;
 };
 
+// What lets others hold the same memory, because they brought the same bytes. Held by the memory's owner too, so that it lives as
+// long as anything that reads them.
+class Content {
+ public:
+  virtual ~Content() = default;
+  // Before the first write. True: nobody else holds the memory, and nobody will. False: write to a copy.
+  virtual bool claim() noexcept = 0;
+};
+
 // Memory handed to a store with its releaser.
 struct HostMemory {
   std::byte* data = nullptr;
@@ -90,6 +100,7 @@ struct HostMemory {
   bool writable = true;  // false: a record that writes it makes a private copy first
   std::shared_ptr<void> owner;
   bool counted_besides = false;  // in StoreOptions::held_besides_bytes
+  std::shared_ptr<Content> content;
 };
 
 // Where fresh results may be born, so that whoever wants them finds them where it can reach them.

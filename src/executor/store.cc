@@ -37,8 +37,9 @@ struct Entry {
   at::Tensor tensor;  // over it, as records last knew it; perhaps undefined
   uint32_t version = 0;
   bool writable = true;
-  const void* besides = nullptr;  // memory that is counted elsewhere, while it is the storage's
-  uint64_t accounted_bytes = 0;   // counted against the quota
+  std::shared_ptr<Content> content;  // others may hold the memory too; null once this storage has written
+  const void* besides = nullptr;     // memory that is counted elsewhere, while it is the storage's
+  uint64_t accounted_bytes = 0;      // counted against the quota
   Status poison;
 };
 
@@ -87,6 +88,7 @@ class CpuStore final : public Store {
     Entry& entry = entries_[storage.id];
     entry.version = storage.version;
     entry.writable = memory.writable;
+    entry.content = std::move(memory.content);
     entry.besides = memory.counted_besides ? memory.data : nullptr;
     entry.storage = storage_over(std::move(memory));
     account(entry);
@@ -201,12 +203,22 @@ class CpuStore final : public Store {
     std::memcpy(copy.mutable_data(), entry.storage.data(), entry.storage.nbytes());
     entry.tensor.reset();
     entry.storage = std::move(copy);
+    entry.content.reset();
     entry.writable = true;
   }
 
   static void drop_memory(Entry& entry) {
     entry.tensor.reset();
     entry.storage = {};
+    entry.content.reset();
+  }
+
+  // Nobody else has the memory, and from now on nobody comes to have it by its content.
+  static bool claim(Entry& entry) {
+    if (!entry.writable || is_shared(entry.storage)) return false;
+    if (entry.content != nullptr && !entry.content->claim()) return false;
+    entry.content.reset();
+    return true;
   }
 
   // Whether `count` more storages may be, of which one would have that id.
@@ -292,8 +304,9 @@ Status CpuStore::bind(const Program& program, std::span<const SlotBinding> slots
       return {Errc::kStale, fmt::format("storage {} is at version {}, the invocation expects {}", slots[i].id,
                                         entry.version, slots[i].version_in)};
     }
-    if (program.slot_written[slot] && (!entry.writable || is_shared(entry.storage))) {
-      (entry.writable ? outcome.unshared_bytes : outcome.claimed_bytes) += entry.storage.nbytes();
+    if (program.slot_written[slot] && !claim(entry)) {
+      const bool fetched = entry.writable && is_shared(entry.storage);
+      (fetched ? outcome.unshared_bytes : outcome.claimed_bytes) += entry.storage.nbytes();
       make_private(entry);
     }
     slots_[slot] = Slot{entry.storage, true, std::move(entry.tensor)};

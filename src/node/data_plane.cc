@@ -21,14 +21,17 @@ uint64_t key_of(datapath::EndpointId endpoint) noexcept {
 
 }  // namespace
 
-// Brings a worker's response to the poller.
-class DataPlane::Sink final : public ResponseSink {
+// Brings a worker's response to the poller, and word of the content that a session asked for.
+class DataPlane::Sink final : public ResponseSink, public ContentWaiter {
  public:
   Sink(DataPlane& plane, std::weak_ptr<RemoteSession> session) : plane_(plane), session_(std::move(session)) {}
   void deliver(Response response) noexcept override {
     if (auto session = session_.lock()) {
       plane_.post({.session = std::move(session), .response = std::make_unique<Response>(std::move(response))});
     }
+  }
+  void on_settled(uint64_t question) noexcept override {
+    if (auto session = session_.lock()) plane_.post({.session = std::move(session), .question = question});
   }
 
  private:
@@ -166,11 +169,12 @@ void DataPlane::on_connected(datapath::EndpointId endpoint) {
     (void)transport_->close(endpoint);
     return;
   }
-  match->attach(endpoint);
+  const auto sink = std::make_shared<Sink>(*this, match);
+  match->attach(endpoint, sink);
   match->say_welcome();
   by_endpoint_.emplace(key_of(endpoint), match);
   live_.push_back(match);
-  sinks_.emplace(match->state()->number(), std::make_shared<Sink>(*this, match));
+  sinks_.emplace(match->state()->number(), sink);
 }
 
 void DataPlane::on_message(datapath::Completion& completion) {
@@ -201,6 +205,8 @@ size_t DataPlane::take_inbox() {
   for (Event& event : taken_) {
     if (event.response != nullptr) {
       event.session->respond(*transport_, std::move(*event.response));
+    } else if (event.question) {
+      event.session->answer(*event.question);
     } else {
       end_session(event.session, Status(Errc::kCancelled, "closed by the client"), false);
     }

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -51,7 +52,8 @@ class DataPlane {
   // What other threads ask of the poller.
   struct Event {
     std::shared_ptr<RemoteSession> session;
-    std::unique_ptr<Response> response;  // null: the client closes the session
+    std::unique_ptr<Response> response;
+    std::optional<uint64_t> question;  // that can be answered now; neither of both: the client closes the session
   };
 
   DataPlane(const DataPlaneOptions& options, Node& node, SessionTable& table)
@@ -90,7 +92,7 @@ class DataPlane {
   // The poller's own.
   std::vector<std::shared_ptr<RemoteSession>> live_;
   std::unordered_map<uint64_t, std::shared_ptr<RemoteSession>> by_endpoint_;
-  std::unordered_map<uint64_t, std::shared_ptr<ResponseSink>> sinks_;  // by session number
+  std::unordered_map<uint64_t, std::shared_ptr<Sink>> sinks_;  // by session number
   std::vector<Event> taken_;
   uint64_t next_tend_ns_ = 0;
 };

@@ -44,7 +44,7 @@ session::NodeInfo Node::info() const {
   return info;
 }
 
-Result<std::shared_ptr<SessionState>> Node::open_session() {
+Result<std::shared_ptr<SessionState>> Node::open_session(std::optional<std::string_view> identity) {
   if (draining_.load(std::memory_order_acquire)) {
     return Status(Errc::kBusy,
                   "node '" + options_.name + "' is draining and takes no new sessions: connect to another node");
@@ -57,8 +57,13 @@ Result<std::shared_ptr<SessionState>> Node::open_session() {
                                             std::to_string(options_.sessions_max) +
                                             " sessions: close one, or raise the node's limit");
   }
+  ContentAccess content;
+  if (identity) {
+    const auto known = identities_.try_emplace(std::string(*identity), identities_.size()).first;
+    content = {.store = content_, .identity = known->second};
+  }
   auto state = std::make_shared<SessionState>(next_session_++, first.place(), first.options().threads,
-                                              options_.session_limits, &first.progress());
+                                              options_.session_limits, &first.progress(), std::move(content));
   sessions_.emplace(state->number(), state);
   return state;
 }
@@ -79,6 +84,7 @@ bool Node::idle() const noexcept {
 NodeStatus Node::status() const {
   NodeStatus status;
   for (const auto& device : devices_) status.records_executed += device->progress().load(std::memory_order_relaxed);
+  status.content = content_->counters();
   const std::lock_guard lock(mutex_);
   status.sessions_opened = next_session_ - 1;
   for (const auto& [number, session] : sessions_) {
@@ -93,6 +99,7 @@ NodeStatus Node::status() const {
 }
 
 void Node::stop() {
+  content_->stop();
   for (const auto& device : devices_) device->stop();
   const std::lock_guard lock(mutex_);
   // No worker is left, so the stores may go here; nobody can reach them any more.

@@ -7,13 +7,17 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
 #include "genie/status.h"
+#include "src/node/content_store.h"
 #include "src/node/device.h"
 #include "src/node/session_state.h"
 #include "src/session/link.h"
@@ -40,6 +44,7 @@ struct NodeStatus {
   uint64_t templates = 0;
   uint64_t in_flight = 0;
   uint64_t records_executed = 0;  // progress of all devices
+  ContentStore::Counters content;
 };
 
 class Node {
@@ -52,8 +57,9 @@ class Node {
   session::NodeInfo info() const;
   Device& device(size_t index = 0) noexcept { return *devices_[index]; }
 
-  // kQuotaExceeded when there are too many, kBusy while draining.
-  Result<std::shared_ptr<SessionState>> open_session();
+  // kQuotaExceeded when there are too many, kBusy while draining. Sessions of one identity share what they upload by its
+  // content; without one a session shares nothing.
+  Result<std::shared_ptr<SessionState>> open_session(std::optional<std::string_view> identity = std::nullopt);
   // Work that is queued is answered with kCancelled, then the session's memory goes. Returns at once; ended() says when.
   void close_session(const std::shared_ptr<SessionState>& session);
 
@@ -75,6 +81,8 @@ class Node {
   mutable std::mutex mutex_;
   std::unordered_map<uint64_t, std::shared_ptr<SessionState>> sessions_;
   uint64_t next_session_ = 1;
+  std::map<std::string, uint64_t, std::less<>> identities_;  // as many as there are tokens
+  const std::shared_ptr<ContentStore> content_ = ContentStore::make();
 };
 
 }  // namespace genie::node

@@ -134,7 +134,7 @@ void RemoteSession::enter_result(datapath::Transport& transport, FetchResult& re
 Status RemoteSession::release_results(std::span<const uint64_t> results) {
   if (results.empty()) return {};
   for (const uint64_t result : results) {
-    if (held_results_.erase(result) == 0) {
+    if (held_results_.erase(result) == 0 && held_blobs_.erase(result) == 0) {
       return {Errc::kProtocol, "a result was released that the client does not hold"};
     }
   }

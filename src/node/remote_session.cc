@@ -33,6 +33,7 @@ Status RemoteSession::handle(datapath::Transport& transport, uint32_t tag, std::
   Result<wire::ClientMessage> message = wire::decode_client_message(*whole);
   GENIE_TRY(message.status());
   if (const auto* release = std::get_if<wire::ResultRelease>(&*message)) return release_results(release->results);
+  if (const auto* question = std::get_if<wire::Question>(&*message)) return on_question(*question);
   return on_submission(transport, std::get<wire::SubmissionMessage>(*message), sink);
 }
 
@@ -115,9 +116,10 @@ Status RemoteSession::order_uploads(datapath::Transport& transport, const wire::
     if (why.code() == Errc::kNotFound || why.code() == Errc::kProtocol) {
       return violation("a region for uploads is not what it should be: " + why.to_string());
     }
-    regions.push_back(
-        std::make_shared<UploadRegion>(why, taken ? std::move(*taken) : datapath::Taken(), state_->regions()));
-    if (UploadRegion::live() > UploadRegion::kMaxOfNode) {
+    auto memory = std::make_shared<RegionMemory>(taken ? std::move(*taken) : datapath::Taken());
+    regions.push_back(std::make_shared<UploadRegion>(why, std::move(memory), state_->regions()));
+    remember_stake(regions.back());
+    if (RegionMemory::live() > UploadRegion::kMaxOfNode) {
       regions.back()->fail({Errc::kQuotaExceeded, device_.place() + ": too many regions for uploads: free tensors"});
     }
   }
@@ -135,6 +137,12 @@ Status RemoteSession::order_uploads(datapath::Transport& transport, const wire::
       request.uploads.push_back(std::move(*order));
       continue;
     }
+    if (entry.region == wire::kKnownBlob) {
+      Result<UploadOrder> order = order_known(entry);
+      GENIE_TRY(order.status());
+      request.uploads.push_back(std::move(*order));
+      continue;
+    }
     if (entry.region >= regions.size()) return violation("an upload names a region that the submission does not bring");
     const std::shared_ptr<UploadRegion>& region = regions[entry.region];
     UploadOrder& order = request.uploads.emplace_back(UploadOrder{.storage = entry.storage, .region = region});
@@ -146,7 +154,7 @@ Status RemoteSession::order_uploads(datapath::Transport& transport, const wire::
     if (entry.size != 0) parts.push_back({entry.region, entry.offset, entry.offset + entry.size});
     order.memory = {.data = memory.data() + entry.offset,
                     .size = entry.size,
-                    .writable = false,
+                    .writable = region->taken().writable,
                     .owner = region,
                     .counted_besides = true};
   }
@@ -314,6 +322,7 @@ void RemoteSession::begin_end() {
   for (auto& [number, window] : windows_) retire(std::move(window));
   windows_.clear();
   targets_.clear();
+  end_content();
   end_results();
 }
 

@@ -54,7 +54,11 @@ class RemoteSession {
   const RemoteSessionOptions& options() const noexcept { return options_; }
   const std::shared_ptr<SessionState>& state() const noexcept { return state_; }
 
-  void attach(datapath::EndpointId endpoint) noexcept { endpoint_ = endpoint; }
+  // `waiter` brings word of what its questions wait for to answer().
+  void attach(datapath::EndpointId endpoint, std::weak_ptr<ContentWaiter> waiter) noexcept {
+    endpoint_ = endpoint;
+    waiter_ = std::move(waiter);
+  }
   void detach() noexcept { endpoint_ = {}; }
   datapath::EndpointId endpoint() const noexcept { return endpoint_; }
 
@@ -62,6 +66,8 @@ class RemoteSession {
   Status handle(datapath::Transport& transport, uint32_t tag, std::span<const std::byte> piece,
                 const std::shared_ptr<ResponseSink>& sink);
   void respond(datapath::Transport& transport, Response response);
+  // Of a question that was asked, now or as soon as it can be.
+  void answer(uint64_t number);
   // Gives memory for results back that has long been unused.
   void drop_idle_results(uint64_t now_ns);
   // Its client waits for this: the way to the node works, and it is the right node.
@@ -114,6 +120,13 @@ class RemoteSession {
   Status order_uploads(datapath::Transport& transport, const wire::SubmissionMessage& message, Request& request);
   Result<UploadOrder> order_from_window(const wire::UploadEntry& entry) const;
 
+  // -- remote_content.cc
+  Status on_question(const wire::Question& question);
+  std::shared_ptr<UploadRegion> stake_in(const std::shared_ptr<const RegionMemory>& memory);
+  void remember_stake(const std::shared_ptr<UploadRegion>& stake);
+  Result<UploadOrder> order_known(const wire::UploadEntry& entry);
+  void end_content();
+
   // -- remote_results.cc
   Status order_fetches(datapath::Transport& transport, const wire::SubmissionMessage& message, Request& request);
   void order_fetch(datapath::Transport& transport, const wire::FetchEntry& entry, Request& request);
@@ -165,6 +178,18 @@ class RemoteSession {
   std::unordered_map<uint64_t, std::shared_ptr<const void>> held_results_;
   uint32_t next_result_region_ = 0;
   uint64_t next_result_ = 1;
+
+  // A blob that the client was told of and has neither uploaded nor released.
+  struct HeldBlob {
+    std::shared_ptr<ContentHold> hold;
+    std::shared_ptr<UploadRegion> stake;
+  };
+  std::weak_ptr<ContentWaiter> waiter_;
+  std::unordered_map<uint64_t, wire::Question> questions_;  // without an answer
+  std::unordered_map<uint64_t, HeldBlob> held_blobs_;       // by their names
+  // In regions that lived when this was last swept.
+  std::unordered_map<const RegionMemory*, std::weak_ptr<UploadRegion>> stakes_;
+  size_t stakes_to_sweep_ = 0;
 
   uint64_t next_tick_ns_ = 0;
   uint64_t told_progress_ = 0;

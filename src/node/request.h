@@ -14,6 +14,7 @@
 #include "datapath/memory/buffer.h"
 #include "genie/status.h"
 #include "src/executor/executor.h"
+#include "src/node/content_store.h"
 #include "src/node/result_memory.h"
 #include "src/node/upload_region.h"
 
@@ -28,8 +29,9 @@ struct UploadOrder {
   const std::byte* lent = nullptr;
   // Nobody will name the storage after this request.
   bool transient = false;
-  // What the memory lies in, if the client handed it over.
+  // What the memory lies in, if the client handed it over, or another did with the same bytes.
   std::shared_ptr<UploadRegion> region;
+  std::shared_ptr<ContentHold> content;  // then: the session's hold on these bytes
 };
 
 struct FetchOrder {

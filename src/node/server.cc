@@ -229,7 +229,7 @@ Status NodeServer::check_versions(const control::OpenOrder& order) const {
   return {};
 }
 
-Result<control::OpenAnswer> NodeServer::open(const control::OpenOrder& order) {
+Result<control::OpenAnswer> NodeServer::open(const control::OpenOrder& order, std::string_view identity) {
   GENIE_TRY(check_versions(order));
   if (order.transport != "auto" &&
       std::ranges::none_of(planes_, [&](const auto& plane) { return plane->transport_name() == order.transport; })) {
@@ -240,7 +240,7 @@ Result<control::OpenAnswer> NodeServer::open(const control::OpenOrder& order) {
   GENIE_TRY(id.status());
   const Result<std::string> token = random_bytes(32);
   GENIE_TRY(token.status());
-  Result<std::shared_ptr<SessionState>> state = node_->open_session();
+  Result<std::shared_ptr<SessionState>> state = node_->open_session(identity);
   GENIE_TRY(state.status());
 
   RemoteSessionOptions options;
@@ -307,6 +307,9 @@ control::NodeReport NodeServer::report() {
   report.regions = shared_.regions.load(std::memory_order_relaxed);
   report.region_bytes = shared_.bytes.load(std::memory_order_relaxed);
   report.records_executed = status.records_executed;
+  report.blobs = status.content.blobs;
+  report.blob_bytes = status.content.bytes;
+  report.blob_known_bytes = status.content.known_bytes;
   return report;
 }
 

@@ -51,7 +51,7 @@ class NodeServer final : public control::ControlHandler {
   void stop();
 
   // ControlHandler.
-  Result<control::OpenAnswer> open(const control::OpenOrder& order) override;
+  Result<control::OpenAnswer> open(const control::OpenOrder& order, std::string_view identity) override;
   void close(std::string_view session_id) override;
   Result<uint64_t> register_template(std::string_view session_id, std::span<const std::byte> serialized,
                                      std::span<const uint64_t> forget) override;

@@ -49,8 +49,13 @@ class FetchPlaces final : public executor::Birthplace {
 }  // namespace
 
 SessionState::SessionState(uint64_t number, std::string place, int threads, SessionLimits limits,
-                           std::atomic<uint64_t>* progress)
-    : number_(number), place_(std::move(place)), threads_(threads), limits_(limits), progress_(progress) {}
+                           std::atomic<uint64_t>* progress, ContentAccess content)
+    : number_(number),
+      place_(std::move(place)),
+      threads_(threads),
+      limits_(limits),
+      progress_(progress),
+      content_(std::move(content)) {}
 
 Result<uint64_t> SessionState::add_template(std::span<const std::byte> serialized, std::span<const uint64_t> forget) {
   const auto check_room = [&]() -> Status {
@@ -234,10 +239,22 @@ Status SessionState::settle_st(UploadRegion& region) {
   return region.status();
 }
 
+// Whoever reads the memory through this storage keeps the session's hold on it, and its stake in the region.
+void SessionState::share_st(UploadOrder& order) const {
+  if (order.content == nullptr) {
+    order.content = content_.add({order.memory.data, order.memory.size}, order.region->memory());
+  }
+  if (order.content == nullptr) return;
+  using Kept = std::pair<std::shared_ptr<ContentHold>, std::shared_ptr<UploadRegion>>;
+  order.memory.owner = std::make_shared<Kept>(order.content, order.region);
+  order.memory.content = std::move(order.content);
+}
+
 Status SessionState::adopt_one_st(UploadOrder& order, Response& response) {
   if (order.region != nullptr) {
     GENIE_TRY(settle_st(*order.region));
     order.copy = !order.region->charged();
+    if (!order.copy) share_st(order);
   }
   if (!order.copy) return store_st()->adopt(order.storage, std::move(order.memory));
   if (order.memory.size > limits_.memory_bytes) {

@@ -36,10 +36,12 @@ struct SessionLimits {
 
 class SessionState {
  public:
-  SessionState(uint64_t number, std::string place, int threads, SessionLimits limits, std::atomic<uint64_t>* progress);
+  SessionState(uint64_t number, std::string place, int threads, SessionLimits limits, std::atomic<uint64_t>* progress,
+               ContentAccess content = {});
 
   uint64_t number() const noexcept { return number_; }
   const SessionLimits& limits() const noexcept { return limits_; }
+  const ContentAccess& content() const noexcept { return content_; }
 
   // Drops the templates of `forget` (ids that nobody has are ignored), then compiles on the calling thread.
   // kQuotaExceeded, or what compile() says.
@@ -90,6 +92,7 @@ class SessionState {
   void free_st(const Request& request);
   Status adopt_st(Request& request, Response& response);
   Status adopt_one_st(UploadOrder& order, Response& response);
+  void share_st(UploadOrder& order) const;
   Status settle_st(UploadRegion& region);
   Status invoke_st(const Request& request, Response& response);
   Status check_st(const Request& request, const executor::Program& program) const;
@@ -105,6 +108,7 @@ class SessionState {
   const int threads_;
   const SessionLimits limits_;
   std::atomic<uint64_t>* const progress_;
+  const ContentAccess content_;
 
   mutable std::mutex template_mutex_;
   std::unordered_map<uint64_t, Template> templates_;

@@ -137,6 +137,17 @@ flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const R
   return fbs::CreateResultRegion(builder, message.region, message.size, &key).Union();
 }
 
+flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const Question& message) {
+  return fbs::CreateQuestion(builder, message.question, message.size, message.sketch).Union();
+}
+
+flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const Answer& message) {
+  const auto blobs = structs<fbs::Blob>(builder, message.blobs, [](const Answer::Blob& blob) {
+    return fbs::Blob(blob.name, blob.size, blob.sketch, blob.hash.low, blob.hash.high);
+  });
+  return fbs::CreateAnswer(builder, message.question, blobs).Union();
+}
+
 flatbuffers::Offset<void> build(flatbuffers::FlatBufferBuilder& builder, const Progress& message) {
   return fbs::CreateProgress(builder, message.records).Union();
 }
@@ -249,6 +260,15 @@ Result<NodeMessage> read(const fbs::Completion& from) {
   return NodeMessage(std::move(message));
 }
 
+Result<NodeMessage> read(const fbs::Answer& from) {
+  if (from.blobs() != nullptr && from.blobs()->size() > kMaxBlobs) {
+    return Status(Errc::kProtocol, "an answer with more than " + std::to_string(kMaxBlobs) + " blobs");
+  }
+  return NodeMessage(Answer{from.question(), converted<Answer::Blob>(from.blobs(), [](const fbs::Blob& blob) {
+                              return Answer::Blob{blob.name(), blob.size(), blob.sketch(), {blob.low(), blob.high()}};
+                            })});
+}
+
 // Verified: the whole message lies within `bytes`, every offset, vector and string too.
 template <typename Root>
 const Root* verified(std::span<const std::byte> bytes, const char* identifier) {
@@ -287,7 +307,7 @@ Result<std::span<const std::byte>> Encoder::encode(const ClientMessage& message)
   }
   flatbuffers::FlatBufferBuilder& flat = builder_->flat;
   flat.Clear();
-  constexpr std::array kBodies{fbs::ClientBody::Submission, fbs::ClientBody::ResultRelease};
+  constexpr std::array kBodies{fbs::ClientBody::Submission, fbs::ClientBody::ResultRelease, fbs::ClientBody::Question};
   const auto body = std::visit([&](const auto& plain) { return build(flat, plain); }, message);
   flat.Finish(fbs::CreateClientMessage(flat, kBodies[message.index()], body), kClientIdentifier);
   return builder_->finished();
@@ -297,7 +317,7 @@ Result<std::span<const std::byte>> Encoder::encode(const NodeMessage& message) {
   flatbuffers::FlatBufferBuilder& flat = builder_->flat;
   flat.Clear();
   constexpr std::array kBodies{fbs::NodeBody::Completion, fbs::NodeBody::Progress, fbs::NodeBody::Farewell,
-                               fbs::NodeBody::ResultRegion};
+                               fbs::NodeBody::ResultRegion, fbs::NodeBody::Answer};
   const auto body = std::visit([&](const auto& plain) { return build(flat, plain); }, message);
   flat.Finish(fbs::CreateNodeMessage(flat, kBodies[message.index()], body), kNodeIdentifier);
   return builder_->finished();
@@ -309,6 +329,9 @@ Result<ClientMessage> decode_client_message(std::span<const std::byte> bytes) {
     if (const auto* submission = message->body_as_Submission()) return read(*submission);
     if (const auto* release = message->body_as_ResultRelease()) {
       return ClientMessage(ResultRelease{copied(release->results())});
+    }
+    if (const auto* question = message->body_as_Question()) {
+      return ClientMessage(Question{question->question(), question->size(), question->sketch()});
     }
   }
   return Status(Errc::kProtocol, kMalformed);
@@ -322,6 +345,7 @@ Result<NodeMessage> decode_node_message(std::span<const std::byte> bytes) {
       return NodeMessage(
           ResultRegion{region->region(), region->size(), region->key() == nullptr ? Key{} : from_wire(*region->key())});
     }
+    if (const auto* answer = message->body_as_Answer()) return read(*answer);
     if (const auto* progress = message->body_as_Progress()) return NodeMessage(Progress{progress->records()});
     if (const auto* farewell = message->body_as_Farewell()) {
       return NodeMessage(Farewell{status_of(farewell->code(), farewell->text())});

@@ -17,6 +17,7 @@
 
 #include "genie/status.h"
 #include "src/executor/executor.h"
+#include "src/protocol/content.h"
 
 namespace genie::wire {
 
@@ -28,9 +29,12 @@ inline constexpr size_t kMaxTextBytes = 8192;   // longer error texts are cut
 inline constexpr size_t kMaxInlineBytes = 256;  // a fetch up to this size rides in its completion
 inline constexpr size_t kMaxFetches = 65536;    // of one submission
 inline constexpr size_t kMaxRegions = 64;       // of one submission
+inline constexpr size_t kMaxQuestions = 64;     // of a session, without an answer
+inline constexpr size_t kMaxBlobs = 64;         // in one answer
 inline constexpr size_t kMaxFrees = kMaxMessageBytes / 8;
 inline constexpr uint32_t kNoWindow = UINT32_MAX;
-inline constexpr size_t kUploadAlignment = 64;  // of an upload within its region
+inline constexpr uint32_t kKnownBlob = UINT32_MAX;  // in the place of a region's number
+inline constexpr size_t kUploadAlignment = 64;      // of an upload within its region
 
 using Key = std::array<std::byte, 32>;
 
@@ -38,7 +42,8 @@ struct UploadEntry {
   executor::StorageVersion storage;
   uint64_t offset = 0;
   uint64_t size = 0;
-  uint32_t window = kNoWindow;  // none: it lies in `region`, by its number in the submission
+  // None: it lies in `region`, by its number in the submission, or it is the blob that the node calls `offset`.
+  uint32_t window = kNoWindow;
   uint32_t region = 0;
 };
 
@@ -71,12 +76,19 @@ struct SubmissionMessage {
   std::vector<uint64_t> result_releases;
 };
 
-// Results that the client has let go of, when there is no submission for them to ride along with.
+// Results and blobs that the client has let go of, when there is no submission for them to ride along with.
 struct ResultRelease {
   std::vector<uint64_t> results;
 };
 
-using ClientMessage = std::variant<SubmissionMessage, ResultRelease>;
+// Does the node have such a blob, of any session of the same identity?
+struct Question {
+  uint64_t question = 0;
+  uint64_t size = 0;
+  uint64_t sketch = 0;
+};
+
+using ClientMessage = std::variant<SubmissionMessage, ResultRelease, Question>;
 
 struct FetchedEntry {
   Status status;
@@ -114,7 +126,20 @@ struct ResultRegion {
   Key key{};
 };
 
-using NodeMessage = std::variant<CompletionMessage, Progress, Farewell, ResultRegion>;
+// Blobs like that, and what was brought behind them: the client may be about to bring it too.
+struct Answer {
+  // Kept for this session until an upload takes it or it is released.
+  struct Blob {
+    uint64_t name = 0;
+    uint64_t size = 0;
+    uint64_t sketch = 0;
+    ContentHash hash;
+  };
+  uint64_t question = 0;
+  std::vector<Blob> blobs;
+};
+
+using NodeMessage = std::variant<CompletionMessage, Progress, Farewell, ResultRegion, Answer>;
 
 class Encoder {
  public:

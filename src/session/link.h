@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -79,6 +80,9 @@ class Fetched {
   virtual bool claim() noexcept { return true; }
 };
 
+// Writes a snapshot into the memory that it is given, once.
+using SnapshotWriter = std::function<void(std::span<std::byte>)>;
+
 struct UploadRequest {
   StorageVersion storage;  // a new storage
   std::unique_ptr<Upload> memory;
@@ -126,7 +130,8 @@ struct LinkCounters {
   uint64_t submissions = 0;
   uint64_t message_bytes = 0;  // of submission messages
   uint64_t uploads = 0;
-  uint64_t upload_bytes = 0;
+  uint64_t upload_bytes = 0;         // that were sent
+  uint64_t upload_known_bytes = 0;   // that were not, because the node had them
   uint64_t upload_copied_bytes = 0;  // by any CPU after the snapshot (0: the write itself was the snapshot)
   uint64_t upload_regions = 0;       // handed over with uploads in them
   uint64_t fetches = 0;
@@ -150,6 +155,13 @@ class Link {
                                              std::span<const uint64_t> forget = {}) = 0;
 
   virtual Result<std::unique_ptr<Upload>> begin_upload(size_t size) = 0;
+  // An upload of `source`, which `write` writes, unless the node has these bytes already, of this session or of another one of
+  // its identity: then nothing is written or sent, and the upload has no memory to look at.
+  virtual Result<std::unique_ptr<Upload>> snapshot(std::span<const std::byte> source, const SnapshotWriter& write) {
+    Result<std::unique_ptr<Upload>> upload = begin_upload(source.size());
+    if (upload) write((*upload)->bytes());
+    return upload;
+  }
   // Takes `source` as it is, without a snapshot, where the node can compute on the caller's own bytes (embedded only; null
   // elsewhere). The caller promises not to write until the submission that takes it is done. By then a transient storage is
   // gone, and any other has been copied; `keep_alive` is dropped either way.

@@ -113,6 +113,7 @@ Result<std::shared_ptr<Ticket>> RemoteCore::submit(Submission submission, size_t
                         message.invocation);
   }
   message.window_offers = std::exchange(window_offers_, {});
+  release_offers();
   message.result_releases = take_releases();
   tickets_.emplace(message.ticket, ticket);
   in_flight_.fetch_add(1, std::memory_order_acq_rel);
@@ -187,6 +188,10 @@ void RemoteCore::on_message_locked(datapath::Completion& completion) {
   if (auto* done = std::get_if<wire::CompletionMessage>(&*message)) return on_completion_locked(std::move(*done));
   if (const auto* region = std::get_if<wire::ResultRegion>(&*message)) {
     if (const Status bad = on_result_region_locked(*region); !bad.ok()) refuse(bad);
+    return;
+  }
+  if (const auto* answer = std::get_if<wire::Answer>(&*message)) {
+    if (const Status bad = on_answer_locked(*answer); !bad.ok()) refuse(bad);
     return;
   }
   if (const auto* farewell = std::get_if<wire::Farewell>(&*message)) {
@@ -279,6 +284,7 @@ void RemoteCore::end_locked(const Status& why) {
     finish_locked(*ticket);
   }
   tickets_.clear();
+  inquiries_.clear();
   in_flight_.store(0, std::memory_order_release);
   notify_waiters();
 }
@@ -294,6 +300,13 @@ void RemoteCore::notify_waiters() noexcept {
 
 Status RemoteCore::wait(const RemoteTicket& ticket) {
   return wait_for([&ticket] { return ticket.done(); });
+}
+
+void RemoteCore::wait_for_answer(const Inquiry& inquiry, Deadline deadline) {
+  (void)wait_for([&] {
+    return inquiry.answered.load(std::memory_order_acquire) || deadline.expired() ||
+           ended_.load(std::memory_order_acquire);
+  });
 }
 
 template <typename Predicate>
@@ -382,6 +395,7 @@ LinkCounters RemoteCore::counters() const {
   out.message_bytes = value(message_bytes_);
   out.uploads = value(uploads_);
   out.upload_bytes = value(upload_bytes_);
+  out.upload_known_bytes = value(upload_known_bytes_);
   out.upload_copied_bytes = value(upload_copied_bytes_);
   out.upload_regions = value(upload_regions_);
   out.fetches = value(fetches_);

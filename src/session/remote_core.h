@@ -123,6 +123,7 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   RemoteCore& operator=(const RemoteCore&) = delete;
 
   Result<std::unique_ptr<Upload>> begin_upload(size_t size);
+  Result<std::unique_ptr<Upload>> snapshot(std::span<const std::byte> source, const SnapshotWriter& write);
   Result<std::shared_ptr<Ticket>> submit(Submission submission);
   Status wait(const RemoteTicket& ticket);
   void poll();
@@ -184,6 +185,23 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   void drop_idle_regions_locked();
   void prepare_ahead(size_t size);
 
+  // -- remote_content.cc: uploads that the node has already
+  struct Inquiry {
+    std::atomic<bool> answered{false};
+    bool found = false;  // once answered
+  };
+  enum class Expectation : uint8_t { kUnknown, kAbsent, kPresent };
+  std::shared_ptr<Inquiry> ask(size_t size, uint64_t sketch);
+  std::optional<wire::ContentHash> hash_meanwhile(std::span<const std::byte> source, const Inquiry& inquiry);
+  void wait_for_answer(const Inquiry& inquiry, Deadline deadline);
+  bool await(const std::shared_ptr<Inquiry>& inquiry);
+  Status on_answer_locked(const wire::Answer& answer);
+  std::unique_ptr<Upload> known(uint64_t blob, size_t size);
+  bool is_offered(size_t size, uint64_t sketch);
+  uint64_t take_offer(size_t size, const wire::ContentHash& hash);
+  void release_offers();
+  void release_blob(uint64_t name) noexcept;
+
   // -- remote_results.cc: where results lie
   Status on_result_region_locked(const wire::ResultRegion& told);
   Result<std::unique_ptr<Fetched>> make_fetched_locked(const wire::FetchedEntry& entry, uint64_t size);
@@ -218,6 +236,8 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   uint64_t next_ticket_ = 1;
   uint32_t next_window_ = 0;
   std::unordered_map<uint32_t, ResultRegion> result_regions_;
+  std::unordered_map<uint64_t, std::shared_ptr<Inquiry>> inquiries_;  // without an answer
+  uint64_t next_question_ = 1;
   std::vector<datapath::Completion> completions_;
 
   // Guarded by memory_mutex_, except that windows are added with mutex_ held too.
@@ -228,8 +248,9 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   size_t result_window_bytes_ = 0;
   size_t placed_bytes_ = 0;  // of results that the program holds, or waits for
   size_t upload_window_bytes_ = 0;
-  size_t waiting_window_bytes_ = 0;        // of uploads that nobody has submitted yet
-  std::vector<uint64_t> result_releases_;  // to be told with the next submission, or when they hold much memory
+  size_t waiting_window_bytes_ = 0;         // of uploads that nobody has submitted yet
+  std::vector<wire::Answer::Blob> offers_;  // blobs that the node keeps for this session, in case it brings them
+  std::vector<uint64_t> result_releases_;   // to be told with the next submission, or when they hold much memory
   uint64_t result_release_bytes_ = 0;
 
   // Who polls.
@@ -246,6 +267,9 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   std::atomic<uint64_t> polls_{0};
   std::thread attendant_;
 
+  std::atomic<Expectation> expectation_{Expectation::kUnknown};  // of the next inquiry
+  std::atomic<bool> impatient_{false};                           // nothing is asked any more
+
   std::atomic<uint64_t> last_sign_ns_{0};
   std::atomic<uint32_t> in_flight_{0};
   std::atomic<bool> ended_{false};
@@ -255,6 +279,7 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   std::atomic<uint64_t> message_bytes_{0};
   std::atomic<uint64_t> uploads_{0};
   std::atomic<uint64_t> upload_bytes_{0};
+  std::atomic<uint64_t> upload_known_bytes_{0};
   std::atomic<uint64_t> upload_copied_bytes_{0};
   std::atomic<uint64_t> upload_regions_{0};
   std::atomic<uint64_t> fetches_{0};
@@ -279,16 +304,27 @@ class RemoteCore::Guard {
   RemoteCore& core_;
 };
 
-// An upload's memory: a place in a window, or in a region that becomes the node's.
+// An upload's memory: a place in a window, or in a region that becomes the node's; or none, since the node has the bytes.
 class RemoteUpload final : public Upload {
  public:
   RemoteUpload(std::shared_ptr<RemoteCore> core, UploadPlace place)
-      : core_(std::move(core)), place_(place), bytes_(place.window->region.data + place.offset, place.size) {}
+      : core_(std::move(core)),
+        place_(place),
+        bytes_(place.window->region.data + place.offset, place.size),
+        size_(place.size) {}
   RemoteUpload(std::shared_ptr<RemoteCore> core, OutgoingRegion* region, size_t offset, size_t size)
-      : core_(std::move(core)), region_(region), offset_(offset), bytes_(region->region.data + offset, size) {}
+      : core_(std::move(core)),
+        region_(region),
+        offset_(offset),
+        bytes_(region->region.data + offset, size),
+        size_(size) {}
+  RemoteUpload(std::shared_ptr<RemoteCore> core, uint64_t blob, size_t size)
+      : core_(std::move(core)), blob_(blob), size_(size) {}
   ~RemoteUpload() override {
     if (taken_) return;
-    if (region_ != nullptr) {
+    if (blob_ != 0) {
+      core_->release_blob(blob_);
+    } else if (region_ != nullptr) {
       core_->leave_region(*region_);
     } else {
       core_->drop_upload(place_);
@@ -303,6 +339,8 @@ class RemoteUpload final : public Upload {
   OutgoingRegion* region_ = nullptr;
   size_t offset_ = 0;  // in the region
   std::span<std::byte> bytes_;
+  uint64_t blob_ = 0;  // as the node calls it
+  size_t size_ = 0;
   bool taken_ = false;
 };
 

@@ -43,6 +43,9 @@ class RemoteLink final : public Link {
   }
 
   Result<std::unique_ptr<Upload>> begin_upload(size_t size) override { return core_->begin_upload(size); }
+  Result<std::unique_ptr<Upload>> snapshot(std::span<const std::byte> source, const SnapshotWriter& write) override {
+    return core_->snapshot(source, write);
+  }
   std::unique_ptr<Upload> lend_upload(std::span<std::byte>, std::shared_ptr<void>) override { return nullptr; }
   Result<std::shared_ptr<Ticket>> submit(Submission submission) override {
     return core_->submit(std::move(submission));

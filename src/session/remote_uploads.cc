@@ -288,8 +288,15 @@ Status RemoteCore::take_uploads_locked(Submission& submission, RemoteTicket& tic
     auto& upload = static_cast<RemoteUpload&>(*request.memory);
     wire::UploadEntry& entry = message.uploads.emplace_back();
     entry.storage = request.storage;
-    entry.size = upload.bytes_.size();
+    entry.size = upload.size_;
     upload.taken_ = true;
+    add(uploads_, 1);
+    if (upload.blob_ != 0) {
+      entry.region = wire::kKnownBlob;
+      entry.offset = upload.blob_;
+      add(upload_known_bytes_, entry.size);
+      continue;
+    }
     if (upload.region_ != nullptr) {
       entry.region = upload.region_->number;
       entry.offset = upload.offset_;
@@ -300,7 +307,6 @@ Status RemoteCore::take_uploads_locked(Submission& submission, RemoteTicket& tic
       const std::lock_guard lock(memory_mutex_);
       waiting_window_bytes_ -= entry.size;
     }
-    add(uploads_, 1);
     add(upload_bytes_, entry.size);
   }
   return hand_over_locked(departing, message, handed_over_bytes);

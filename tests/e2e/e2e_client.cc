@@ -1,6 +1,10 @@
-// A client process for tests to kill: opens a session, says "going", and works until its end.
+// A client process for tests. To kill: opens a session, says "going", and works until its end. With a number of elements and a
+// value: uploads such weights, says what it sent, and ends.
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "src/session/link.h"
@@ -50,6 +54,35 @@ int run(const char* uri) {
   }
 }
 
+// Of the value, and what i % 1000 adds to it.
+int share(const char* uri, size_t elements, float value) {
+  auto link = session::Link::open(uri, {});
+  if (!link) {
+    std::fprintf(stderr, "%s\n", link.status().to_string().c_str());
+    return 1;
+  }
+  std::vector<float> weights(elements);
+  for (size_t i = 0; i < elements; ++i) weights[i] = value + static_cast<float>(i % 1000);
+  const std::span<const std::byte> bytes = std::as_bytes(std::span(weights));
+  auto memory =
+      (*link)->snapshot(bytes, [&](std::span<std::byte> to) { std::memcpy(to.data(), bytes.data(), bytes.size()); });
+  if (!memory) return 1;
+  session::Submission submission;
+  submission.uploads.push_back({.storage = {1, 0}, .memory = std::move(*memory)});
+  submission.fetches.push_back({.storage = {1, 0}, .offset = 0, .size = bytes.size()});
+  auto ticket = (*link)->submit(std::move(submission));
+  if (!ticket || !(*link)->wait(**ticket).ok() || !(*ticket)->outcome().status.ok()) return 1;
+  const std::span<const std::byte> got = (*ticket)->outcome().fetched.at(0)->bytes();
+  const session::LinkCounters counters = (*link)->counters();
+  std::printf("sent %llu, known %llu, %s\n", static_cast<unsigned long long>(counters.upload_bytes),
+              static_cast<unsigned long long>(counters.upload_known_bytes),
+              std::ranges::equal(got, bytes) ? "equal" : "different");
+  return 0;
+}
+
 }  // namespace
 
-int main(int argc, char** argv) { return argc == 2 ? run(argv[1]) : 2; }
+int main(int argc, char** argv) {
+  if (argc == 4) return share(argv[1], std::strtoull(argv[2], nullptr, 10), std::strtof(argv[3], nullptr));
+  return argc == 2 ? run(argv[1]) : 2;
+}

@@ -492,6 +492,56 @@ TEST_F(Hostile, ReleasingAResultTwiceOrAnothersResult) {
   EXPECT_TRUE(std::get<wire::CompletionMessage>(*answer).status.ok());
 }
 
+// What a client may have of the node's blobs is what the node told it of.
+TEST_F(Hostile, BlobsThatTheyDoNotHold) {
+  constexpr size_t kBytes = size_t{2} << 20;
+  const std::vector<std::byte> secret(kBytes, std::byte{0x42});
+  auto brought = witness_->snapshot(
+      secret, [&](std::span<std::byte> to) { std::memcpy(to.data(), secret.data(), secret.size()); });
+  ASSERT_TRUE(brought.ok());
+  session::Submission submission;
+  submission.uploads.push_back({.storage = {++id_, 0}, .memory = std::move(*brought)});
+  submission.frees = {id_ - 1};
+  auto ticket = witness_->submit(std::move(submission));
+  ASSERT_TRUE(ticket.ok() && witness_->wait(**ticket).ok() && (*ticket)->outcome().status.ok());
+
+  const auto ask = [&](RawClient& client, uint64_t number) {
+    EXPECT_TRUE(client.send(
+        wire::ClientMessage(wire::Question{.question = number, .size = kBytes, .sketch = wire::sketch_of(secret)})));
+    const auto answer = client.receive();
+    return answer ? std::get<wire::Answer>(*answer).blobs : std::vector<wire::Answer::Blob>();
+  };
+  const auto claim = [](RawClient& client, uint64_t name, uint64_t size) {
+    wire::SubmissionMessage message{.ticket = 1};
+    message.uploads = {{.storage = {1, 0}, .offset = name, .size = size, .region = wire::kKnownBlob}};
+    (void)client.send(wire::ClientMessage(message));
+  };
+  for (const uint64_t name : {uint64_t{0}, uint64_t{1}, UINT64_MAX}) {
+    expect_refused([&](RawClient& client) { claim(client, name, kBytes); }, "does not hold");
+  }
+  expect_refused(
+      [&](RawClient& client) {
+        const auto blobs = ask(client, 1);
+        ASSERT_EQ(blobs.size(), 1U);
+        claim(client, blobs[0].name, kBytes + 4096);
+      },
+      "does not hold");
+  expect_refused(
+      [&](RawClient& client) {
+        const auto blobs = ask(client, 1);
+        ASSERT_EQ(blobs.size(), 1U);
+        (void)client.send(wire::ClientMessage(wire::ResultRelease{{blobs[0].name}}));
+        claim(client, blobs[0].name, kBytes);
+      },
+      "does not hold");
+  // Holding it again and again, for nothing, until the session ends.
+  RawClient greedy(*node_);
+  ASSERT_TRUE(greedy.connect());
+  size_t told = 0;
+  for (uint64_t number = 1; number <= 5000; ++number) told += ask(greedy, number).size();
+  EXPECT_EQ(told, 4096U) << "how many it may keep is bounded";
+}
+
 TEST_F(Hostile, KeepingEveryResult) {
   NodeProcess node({"--memory-quota", "4MiB"});
   ASSERT_TRUE(node.wait_ready()) << node.errors();

@@ -11,21 +11,24 @@ torch.set_num_threads(1)  # before the first session: numbers depend on how many
 
 
 @pytest.fixture(scope="session")
-def session(tmp_path_factory):
+def address(tmp_path_factory):
     program = os.environ.get("GENIE_TEST_NODE")
     if not program:
-        with_node = genie.connect("embedded:")
-        yield with_node
-        with_node.close()
+        yield "embedded:"
         return
     from op_db import start_node
 
-    node, address = start_node(program, str(tmp_path_factory.mktemp("node")))
+    node, where = start_node(program, str(tmp_path_factory.mktemp("node")))
+    yield where
+    node.terminate()
+    assert node.wait(30) == 0
+
+
+@pytest.fixture(scope="session")
+def session(address):
     with_node = genie.connect(address)
     yield with_node
     with_node.close()
-    node.terminate()
-    assert node.wait(30) == 0
 
 
 @pytest.fixture

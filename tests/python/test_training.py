@@ -217,3 +217,27 @@ def test_a_step_is_one_submission(device):
     assert after.flushes - before.flushes == 3
     assert after.templates_registered == before.templates_registered
     assert after.client_fallbacks == 0
+
+
+def test_a_shared_weight_is_trained_in_a_copy_of_its_own(address):
+    """Two sessions bring one model: the second one's weights do not travel, and its steps are its own."""
+    torch.manual_seed(3)
+    model = nn.Linear(1024, 512)
+    data = torch.randn(8, 1024)
+
+    def step(device):
+        trained = copy.deepcopy(model).to(device)
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+        trained(data.to(device)).square().mean().backward()
+        optimizer.step()
+        return [value.detach().cpu() for value in trained.parameters()]
+
+    with genie.connect(address) as first, genie.connect(address) as second:
+        kept = copy.deepcopy(model).to(first.device())
+        first.synchronize()
+        there = step(second.device())
+        known = second.stats().upload_known_bytes
+        assert known == (0 if address == "embedded:" else model.weight.nbytes)
+        for one, other in zip(step("cpu"), there):
+            assert torch.equal(one, other)
+        assert torch.equal(kept.weight.cpu(), model.weight)

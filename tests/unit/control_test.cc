@@ -65,11 +65,12 @@ TEST_F(TokenFile, OfTheEnvironmentCountsWhereNoTokenIsGiven) {
 
 class Recorder final : public ControlHandler {
  public:
-  Result<OpenAnswer> open(const OpenOrder& order) override {
+  Result<OpenAnswer> open(const OpenOrder& order, std::string_view identity) override {
     if (order.torch_version != "2.13.0") {
       return Status(Errc::kVersionMismatch, "node 'n' runs libtorch 2.13.0, this program " + order.torch_version);
     }
     if (order.client_name == "throws") throw std::runtime_error("thrown by the handler");
+    identities.emplace_back(identity);
     OpenAnswer answer;
     answer.session_id = std::string("\0id\xFF", 4);
     answer.node_name = "n";
@@ -92,6 +93,7 @@ class Recorder final : public ControlHandler {
   NodeReport report() override { return {.node_name = "n", .draining = true, .sessions = 4, .records_executed = 7}; }
 
   std::vector<std::string> closed;
+  std::vector<std::string> identities;
   std::vector<uint64_t> forgotten;
 };
 
@@ -141,6 +143,7 @@ TEST_F(Control, CallsTravelOverAUnixSocket) {
   EXPECT_EQ(answer->host_id, "a host");
   const std::vector<std::byte> bytes(size_t{5} << 20);
   EXPECT_EQ(peer->register_template("id", bytes, std::vector<uint64_t>{5, 6}, soon()).value(), bytes.size());
+  EXPECT_EQ(handler_.identities.at(0), "") << "nobody had to prove anything";
   EXPECT_EQ(handler_.forgotten, (std::vector<uint64_t>{5, 6}));
   EXPECT_TRUE(peer->close("id", soon()).ok());
   EXPECT_EQ(handler_.closed, std::vector<std::string>{"id"});

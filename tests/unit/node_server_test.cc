@@ -126,6 +126,24 @@ TEST_F(Server, ManyThreadsOfManySessions) {
   EXPECT_TRUE(becomes_empty());
 }
 
+TEST_F(Server, SessionsOfOneIdentityShareWhatTheyUpload) {
+  serve();
+  Node& node = server_->node();
+  const auto content_of = [&](std::optional<std::string_view> identity) {
+    const auto session = node.open_session(identity);
+    EXPECT_TRUE(session.ok());
+    const ContentAccess content = (*session)->content();
+    node.close_session(*session);
+    return content;
+  };
+  const ContentAccess first = content_of("a");
+  EXPECT_NE(first.store, nullptr);
+  EXPECT_EQ(content_of("a").identity, first.identity);
+  EXPECT_NE(content_of("b").identity, first.identity);
+  EXPECT_NE(content_of("").identity, first.identity);
+  EXPECT_EQ(content_of(std::nullopt).store, nullptr);
+}
+
 class Planes : public Server {
  protected:
   void SetUp() override {

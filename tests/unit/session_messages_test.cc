@@ -147,6 +147,28 @@ TEST(SessionMessages, SmallMessagesComeBackAsTheyWere) {
   EXPECT_EQ(std::get<ResultRegion>(*got_region).size, 4096U);
   EXPECT_EQ(std::get<ResultRegion>(*got_region).key, region.key);
 
+  Copy asked(encoded(ClientMessage(Question{.question = 5, .size = 1ULL << 40, .sketch = UINT64_MAX})));
+  const auto got_asked = decode_client_message(asked.span());
+  ASSERT_TRUE(got_asked.ok());
+  EXPECT_EQ(std::get<Question>(*got_asked).question, 5U);
+  EXPECT_EQ(std::get<Question>(*got_asked).size, 1ULL << 40);
+  EXPECT_EQ(std::get<Question>(*got_asked).sketch, UINT64_MAX);
+
+  Answer answer{.question = 5,
+                .blobs = {{.name = 7, .size = 9, .sketch = 10, .hash = {1, UINT64_MAX}}, {.name = 8, .hash = {2, 3}}}};
+  Copy answered(encoded(NodeMessage(answer)));
+  const auto got_answer = decode_node_message(answered.span());
+  ASSERT_TRUE(got_answer.ok());
+  EXPECT_EQ(std::get<Answer>(*got_answer).question, 5U);
+  ASSERT_EQ(std::get<Answer>(*got_answer).blobs.size(), 2U);
+  EXPECT_EQ(std::get<Answer>(*got_answer).blobs[1].name, 8U);
+  EXPECT_EQ(std::get<Answer>(*got_answer).blobs[0].size, 9U);
+  EXPECT_EQ(std::get<Answer>(*got_answer).blobs[0].sketch, 10U);
+  EXPECT_EQ(std::get<Answer>(*got_answer).blobs[0].hash, answer.blobs[0].hash);
+  answer.blobs.resize(kMaxBlobs + 1);
+  Copy many(encoded(NodeMessage(answer)));
+  EXPECT_EQ(decode_node_message(many.span()).code(), Errc::kProtocol);
+
   Copy progress(encoded(NodeMessage(Progress{99})));
   const auto got_progress = decode_node_message(progress.span());
   ASSERT_TRUE(got_progress.ok());

@@ -39,6 +39,7 @@ class Stats:
     message_bytes: int
     uploads: int
     upload_bytes: int
+    upload_known_bytes: int
     snapshot_bytes: int
     upload_copied_bytes: int
     fetches: int

@@ -13,6 +13,8 @@ run() { # bench, further arguments
 }
 run capture
 run invoke
+run upload --filter _session
+mv "$folder/upload.json" "$folder/upload_session.json"
 run upload --filter bytes=4096
 run fetch --filter bytes=65536
 run step
@@ -51,6 +53,11 @@ assert context == {("capture.context_factory", "device"), ("capture.context_fact
                    ("idle.cpu_op", "plain torch"), ("idle.start", "plain torch")}, context
 assert {r["params"]["transport"] for r in rows("invoke") if r["name"] == "invoke.round_trip"} == {"shm", "embedded"}
 assert [(r["name"], r["peer"]) for r in rows("upload")] == [("upload.bandwidth", "memcpy")]
+assert [(r["name"], r["peer"], r["target"], r["better"]) for r in rows("upload_session")] == [
+    ("upload.first_session", "the slower of memcpy and XXH3-128", 0.9, "higher"),
+    ("upload.second_session", "XXH3-128", 1.1, "lower")]
+notes = json.load(open(f"{sys.argv[1]}/upload_session.json"))["notes"]
+assert any("second_session over shm: 0 bytes were sent, " in note for note in notes), notes
 fetch = {(r["params"]["transport"], r["params"]["source"], r["peer"]) for r in rows("fetch")}
 assert fetch == {(t, s, p) for t in ("shm", "embedded") for s, p in (("computed", "eager"), ("stored", "memcpy"))}, fetch
 transfer = [r for r in rows("transfer") if r["name"].startswith("transfer.")]
