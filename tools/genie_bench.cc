@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bench/benches.h"
+#include "bench/e2e/memory_program.h"
 #include "bench/e2e/model_names.h"
 #include "bench/harness/plot.h"
 #include "bench/transfer/end.h"
@@ -36,6 +37,7 @@ const Subcommand kSubcommands[] = {
     {"upload", "bytes from client tensors to a node", {"shm", "ucx", "verbs", "embedded"}},
     {"fetch", "bytes from a node to client tensors", {"shm", "ucx", "verbs", "embedded"}},
     {"step", "a step that repeats: what its client does beyond capture", {"shm", "ucx", "verbs", "embedded"}},
+    {"scale", "long traces, and many sessions on one node", {"shm", "ucx", "verbs"}},
     {"e2e", "whole models on a node, beside local eager", {"shm", "ucx", "verbs"}},
 };
 
@@ -104,9 +106,12 @@ int run(const std::string& name, const genie::bench::Options& options, const std
 }  // namespace
 
 int main(int argc, char** argv) {
-  // The other process of a bench between two.
+  // Other processes of benches.
   if (argc > 1 && std::string_view(argv[1]) == "transfer-partner") {
     return genie::bench::run_transfer_partner(argc - 2, argv + 2);
+  }
+  if (argc > 1 && std::string_view(argv[1]) == "memory-program") {
+    return genie::bench::run_memory_program(argc - 2, argv + 2);
   }
   CLI::App app("Measures Genie beside its peers, alternately in the same run. ratio = ours / peer's.", "genie-bench");
   app.require_subcommand(1);

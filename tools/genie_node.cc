@@ -1,5 +1,6 @@
 // genie-node: offers this machine's devices to sessions of other processes.
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -100,7 +101,9 @@ void declare(CLI::App& app, Flags& flags) {
   app.add_option("--threads", flags.threads, "Threads of one operation; 0: the device's default");
   app.add_option("--memory-quota", flags.memory_quota,
                  "Memory of one session: 512MiB, 8GiB, unlimited; by default 80 % of the machine's");
-  app.add_option("--max-sessions", flags.max_sessions, "Sessions at a time");
+  app.add_option("--max-sessions", flags.max_sessions,
+                 "Sessions at a time; 4096 by default. Each takes a descriptor, and a second one while it talks to the "
+                 "control plane (ulimit -Hn)");
   app.add_option("--max-templates", flags.max_templates, "Templates that one session may have registered at a time");
   app.add_option(
       "--polling", flags.polling,
@@ -150,6 +153,14 @@ void say_ready(NodeServer& server) {
   notify("READY=1\nSTATUS=" + line);
 }
 
+// Sockets of clients: what systems allow by default is for programs with a handful.
+void allow_descriptors() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int serve(const NodeConfig& config, const sigset_t& signals) {
   Result<genie::node::ServerOptions> options = genie::node::server_options(config);
   if (!options) return fail(kExitConfig, options.status());
@@ -190,6 +201,7 @@ int main(int argc, char** argv) {
   sigaddset(&signals, SIGINT);
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
+  allow_descriptors();
   // libtorch asks for huge pages for results from 2 MiB on then: fresh ones are written three times as fast.
   ::setenv("THP_MEM_ALLOC_ENABLE", "1", 0);
 

@@ -27,6 +27,7 @@ class NodeProcess {
   NodeProcess& operator=(const NodeProcess&) = delete;
   ~NodeProcess();
 
+  pid_t process() const noexcept { return pid_; }
   std::string uri() const { return "unix:" + folder_ + "/node.sock"; }
 
  private:

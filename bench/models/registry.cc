@@ -74,19 +74,20 @@ VitConfig vit_config(Scale scale) {
 }
 Model vit(Scale scale) { return model<1>(Vit(vit_config(scale))); }
 
-constexpr int64_t kBags = 128;
+constexpr int64_t kManyBags = 128;
 
 DlrmConfig dlrm_config(Scale scale) {
   if (scale == Scale::kReal) return {};
   return {.tables = 4, .rows = 100, .width = 8, .numbers = 5, .bottom = {16}, .top = {16}};
 }
 Model dlrm(Scale scale) { return model<3>(Dlrm(dlrm_config(scale))); }
-// A batch of bags of four entries.
+// Bags of four entries.
+template <int64_t Bags>
 Tensors dlrm_inputs(Scale scale) {
   const DlrmConfig config = dlrm_config(scale);
   constexpr int64_t kEntries = 4;
-  return {torch::randn({kBags, config.numbers}), tokens(config.rows, {config.tables, kBags * kEntries}),
-          torch::arange(0, kBags * kEntries, kEntries).expand({config.tables, kBags}).contiguous()};
+  return {torch::randn({Bags, config.numbers}), tokens(config.rows, {config.tables, Bags * kEntries}),
+          torch::arange(0, Bags * kEntries, kEntries).expand({config.tables, Bags}).contiguous()};
 }
 
 VqaConfig vqa_config(Scale scale) {
@@ -131,15 +132,11 @@ Model moe(Scale scale) { return model<1>(Moe(moe_config(scale))); }
 Tensors moe_inputs(Scale scale) { return {tokens(moe_config(scale).vocabulary, {1, by_scale(scale, 64, 12)})}; }
 
 constexpr std::array kEntries{
-    Entry{"gpt2", gpt2, gpt2_inputs},
-    Entry{"bert", bert, bert_inputs},
-    Entry{"resnet50", resnet50, image},
-    Entry{"vit_b16", vit, image},
-    Entry{"dlrm", dlrm, dlrm_inputs, kBags},
-    Entry{"vqa", vqa, vqa_inputs},
-    Entry{"lstm", lstm, lstm_inputs, kSentences},
-    Entry{"unet_block", unet, unet_inputs},
-    Entry{"moe", moe, moe_inputs, 1, /*data_dependent=*/true},
+    Entry{"gpt2", gpt2, gpt2_inputs},       Entry{"bert", bert, bert_inputs},
+    Entry{"resnet50", resnet50, image},     Entry{"vit_b16", vit, image},
+    Entry{"dlrm", dlrm, dlrm_inputs<1>},    Entry{"dlrm_128", dlrm, dlrm_inputs<kManyBags>, kManyBags},
+    Entry{"vqa", vqa, vqa_inputs},          Entry{"lstm", lstm, lstm_inputs, kSentences},
+    Entry{"unet_block", unet, unet_inputs}, Entry{"moe", moe, moe_inputs, 1, /*data_dependent=*/true},
 };
 
 }  // namespace

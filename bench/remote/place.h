@@ -6,6 +6,7 @@
 #pragma once
 
 #include <genie/genie.h>
+#include <unistd.h>
 
 #include <optional>
 #include <string>
@@ -27,6 +28,11 @@ class RemotePlace {
 
   const std::string& transport() const noexcept { return transport_; }
   const Session& session();
+  // This one where the node lives in it.
+  pid_t node_process() {
+    (void)session();
+    return node_ ? node_->process() : ::getpid();
+  }
   at::Device device() { return session().device(); }
 
  private:

@@ -1,11 +1,22 @@
 #include "src/node/device.h"
 
+#include <ctime>
 #include <exception>
 #include <utility>
 
 #include "datapath/base/log.h"
 
 namespace genie::node {
+namespace {
+
+// Of this thread's own time: no session pays for what other processes took of the core while it was served.
+uint64_t own_ns() noexcept {
+  timespec spent{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &spent);
+  return static_cast<uint64_t>(spent.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(spent.tv_nsec);
+}
+
+}  // namespace
 
 Result<std::unique_ptr<Device>> Device::make(DeviceOptions options, const std::string& node_name) {
   if (options.kind != "cpu") {
@@ -70,9 +81,11 @@ void Device::stop() {
 void Device::run() {
   while (std::unique_ptr<Work> work = next_st()) {
     const bool runs = work->request != nullptr;
-    const uint64_t began_ns = now_ns();
+    // Who has the device alone need not be measured.
+    const bool shared = runs && !waiting_.empty();
+    const uint64_t began_ns = shared ? own_ns() : 0;
     perform(*work);
-    if (runs) waiting_.charge(work->session->share_st(), now_ns() - began_ns);
+    if (runs) waiting_.charge(work->session->share_st(), shared ? own_ns() - began_ns : 0);
     work.reset();  // the request's memory and perhaps its session go here, on the worker
     pending_.fetch_sub(1, std::memory_order_acq_rel);
   }

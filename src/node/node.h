@@ -33,7 +33,7 @@ struct NodeOptions {
   std::string name = "node";
   std::vector<DeviceOptions> devices = {DeviceOptions{}};
   SessionLimits session_limits;
-  size_t sessions_max = 256;
+  size_t sessions_max = 4096;
 };
 
 struct NodeStatus {

@@ -23,7 +23,7 @@ struct NodeConfig {
   std::string device = "cpu";
   int threads = 0;                  // 0: the device's default
   uint64_t memory_quota_bytes = 0;  // of one session; 0: most of the machine's memory
-  uint64_t max_sessions = 256;
+  uint64_t max_sessions = 4096;
   uint64_t max_templates = 4096;  // of one session
   std::string polling = "adaptive";
   std::string token_file;

@@ -83,6 +83,48 @@ TEST_F(Limits, MoreTemplatesThanTheNodeHolds) {
   EXPECT_EQ(session->stats().templates_registered, warm.templates_registered);
 }
 
+// Before the program wants a value: what it captured is sent as it goes, so that neither side has more than some flushes of it.
+TEST_F(Limits, AMillionOperators) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  constexpr uint64_t kOperators = 100'000;
+#else
+  constexpr uint64_t kOperators = 1'000'000;
+#endif
+  constexpr uint64_t kRecordsMost = 8192;
+  constexpr uint64_t kInFlightMost = 256;
+  constexpr uint64_t kStep = kOperators / 40;
+  const c10::InferenceMode inference;
+  const auto one = torch::ones({3}, torch::kLong).to(device());
+  auto sum = torch::zeros({3}, torch::kLong).to(device());
+  const auto before = session->stats();
+  const auto sent = [](const genie::Stats& stats) {
+    uint64_t count = 0;
+    for (const auto& [op, executed] : stats.executed_by_op) count += executed;
+    return count;
+  };
+  for (uint64_t captured = 0; captured < kOperators;) {
+    for (uint64_t i = 0; i < kStep; ++i) sum = sum + one;
+    captured += kStep;
+    const auto now = session->stats();
+    ASSERT_LE(captured, sent(now) - sent(before) + kRecordsMost) << "operators that wait on the client";
+    if (!remote_mode()) continue;
+    const genie::control::NodeReport report = node->report();
+    ASSERT_LE(report.in_flight, kInFlightMost);
+    // One lives on from each submission until that is known to have run.
+    ASSERT_LE(report.storages, kInFlightMost + 4) << "results that nobody can see any more";
+  }
+  EXPECT_TRUE(torch::equal(sum.cpu(), torch::full({3}, static_cast<int64_t>(kOperators), torch::kLong)));
+  const auto after = session->stats();
+  EXPECT_EQ(after.executed_ops - before.executed_ops, kOperators);
+  EXPECT_GE(after.flushes - before.flushes, kOperators / kRecordsMost);
+  // The first, those in the middle, the last.
+  EXPECT_LE(after.templates_registered - before.templates_registered, 3U);
+  if (remote_mode()) {
+    (void)(sum + one).cpu();  // takes the last frees along
+    EXPECT_TRUE(node->eventually([](const genie::control::NodeReport& report) { return report.storages <= 4; }));
+  }
+}
+
 at::Generator new_generator(torch::Device device) {
   return at::globalContext().getAcceleratorHooksInterface(device.type()).getNewGenerator(device.index());
 }

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <array>
@@ -47,7 +48,7 @@ class Server : public ::testing::Test {
     options.transport = transport;
     auto link = session::Link::open(uri(), options);
     EXPECT_TRUE(link.ok()) << link.status().to_string();
-    return std::move(*link);
+    return link.ok() ? std::move(*link) : nullptr;
   }
   bool becomes_empty() const {
     const Deadline deadline = Deadline::after_ms(60'000);
@@ -299,6 +300,34 @@ TEST_F(Server, IdleSessionsAreCheap) {
   RecordProperty("bytes_per_idle_session", std::to_string(each));
   EXPECT_LT(each, 400'000U);
   EXPECT_EQ(server_->report().regions, 0U);
+}
+
+// More than descriptors that a process has by default; each of them is served.
+TEST_F(Server, AThousandSessionsAtATime) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  constexpr size_t kSessions = 100;
+#else
+  constexpr size_t kSessions = 1000;
+#endif
+  constexpr rlim_t kDescriptorsEach = 12;  // both ends are here
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
+  if (limit.rlim_max < kSessions * kDescriptorsEach) {
+    GTEST_SKIP() << "this system allows a process " << limit.rlim_max << " descriptors (ulimit -Hn)";
+  }
+  limit.rlim_cur = limit.rlim_max;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
+  serve();
+  std::vector<std::unique_ptr<session::Link>> links;
+  while (links.size() < kSessions) {
+    links.push_back(open());
+    ASSERT_NE(links.back(), nullptr);
+  }
+  EXPECT_EQ(server_->report().sessions, kSessions);
+  for (size_t i = 0; i < kSessions; ++i) ASSERT_TRUE(carry(*links[i], 0, 1, 100 + i)) << i;
+  EXPECT_EQ(server_->report().sessions, kSessions);
+  links.clear();
+  EXPECT_TRUE(becomes_empty());
 }
 
 // On both sides: what is named must be there, and what is not named is not needed.
