@@ -202,7 +202,6 @@ bool embedding_backward(ShapeRequest& request) {
   return true;
 }
 
-// where.self(condition, self, other)
 // cat(tensors, dim). libtorch has a meta kernel; a cache that grows by one asks each step anew, though.
 bool cat(ShapeRequest& request) {
   const auto tensors = request.args[0].toTensorVector();
@@ -243,10 +242,13 @@ bool arange(ShapeRequest& request) {
   const int64_t step = has_step ? request.args[2].toInt() : 1;
   int64_t span = 0;
   if (step <= 0 || end < start || __builtin_sub_overflow(end, start, &span)) return false;
-  request.add({span == 0 ? 0 : (span - 1) / step + 1}, c10::ScalarType::Long);
+  const int64_t count = span == 0 ? 0 : (span - 1) / step + 1;
+  if (count > INT64_MAX / static_cast<int64_t>(sizeof(int64_t))) return false;
+  request.add({count}, c10::ScalarType::Long);
   return true;
 }
 
+// where.self(condition, self, other)
 bool where(ShapeRequest& request) {
   if (request.args.size() != 3 || !request.args[2].isTensor()) return false;
   const at::Tensor& self = request.tensor(1);

@@ -12,10 +12,11 @@
 
 namespace genie::frontend {
 
-// A mode or a tensor of Python's, or functionalization, stands between autograd and the device.
+// A mode or a tensor of Python's, functionalization, or a transform (torch.func) stands between autograd and the device.
 inline bool is_watched(std::initializer_list<const at::Tensor*> operands) {
   using enum c10::DispatchKey;
-  constexpr c10::DispatchKeySet kWatchers({Python, Fake, Functionalize});
+  constexpr c10::DispatchKeySet kWatchers({Python, Fake, Functionalize, FuncTorchGradWrapper, FuncTorchBatched,
+                                           FuncTorchDynamicLayerBackMode, FuncTorchDynamicLayerFrontMode, ZeroTensor});
   c10::DispatchKeySet keys = c10::impl::tls_local_dispatch_key_set().included_;
   for (const at::Tensor* operand : operands) keys = keys | operand->key_set();
   return keys.has_any(kWatchers);

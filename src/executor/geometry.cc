@@ -46,15 +46,24 @@ Geometry::Geometry(const Node& node, std::span<const int64_t> params) {
   if (!node.zero_offset) offset = *at;
 }
 
+bool lies_over(const at::Tensor& tensor, const c10::Storage& storage) noexcept {
+  return tensor.defined() &&
+         tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl() == storage.unsafeGetStorageImpl();
+}
+
 bool is_operand(const at::Tensor& tensor, const c10::Storage& storage, const Node& node,
                 std::span<const int64_t> params) noexcept {
-  using enum c10::DispatchKey;
-  constexpr c10::DispatchKeySet kMarks({Conjugate, Negative, ZeroTensor});
-  if (!tensor.defined() || node.conj || node.neg) return false;
+  if (node.conj || node.neg || !lies_over(tensor, storage)) return false;
+  // What a plain tensor has that is made here, below autograd: no mark of any kind.
+  static const c10::DispatchKeySet plain = [] {
+    const c10::InferenceMode below_autograd;
+    return c10::make_intrusive<c10::TensorImpl>(c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                                caffe2::TypeMeta::Make<float>(), c10::Device(c10::DeviceType::CPU))
+        ->key_set();
+  }();
   const c10::TensorImpl& impl = *tensor.unsafeGetTensorImpl();
   const at::IntArrayRef sizes = impl.sizes();
-  if (impl.unsafe_storage().unsafeGetStorageImpl() != storage.unsafeGetStorageImpl() || sizes.size() != node.rank ||
-      impl.key_set().has_any(kMarks) || impl.is_wrapped_number() ||
+  if (sizes.size() != node.rank || impl.key_set() != plain || impl.is_wrapped_number() ||
       c10::typeMetaToScalarType(impl.dtype()) != static_cast<c10::ScalarType>(node.dtype)) {
     return false;
   }

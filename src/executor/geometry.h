@@ -31,6 +31,8 @@ struct Geometry {
   Geometry(const Node& node, std::span<const int64_t> params);
 };
 
+// Whether `tensor`, perhaps undefined, is one of that storage.
+bool lies_over(const at::Tensor& tensor, const c10::Storage& storage) noexcept;
 // Whether `tensor`, perhaps undefined, is the operand that `node` asks for of `storage`: most records read what another one made,
 // as it made it, and need no tensor of their own. Kernels may have changed the tensor since.
 bool is_operand(const at::Tensor& tensor, const c10::Storage& storage, const Node& node,

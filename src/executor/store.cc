@@ -361,7 +361,8 @@ void CpuStore::settle(const Program& program, std::span<const SlotBinding> slots
       entries_[slots[i].id].storage = std::move(slots_[slot].storage);
     }
     Entry& entry = entries_[slots[i].id];
-    entry.tensor = std::move(slots_[slot].tensor);
+    // A library's kernel may have put another storage under it.
+    if (lies_over(slots_[slot].tensor, entry.storage)) entry.tensor = std::move(slots_[slot].tensor);
     entry.version = slots[i].version_out;
     account(entry);
   }
@@ -447,7 +448,7 @@ at::Tensor CpuStore::operand(const Node& node, std::span<const int64_t> params) 
   impl->set_sizes_and_strides(geometry.sizes, geometry.strides, geometry.offset);
   if (node.conj) impl->_set_conj(true);
   if (node.neg) impl->_set_neg(true);
-  if (!slot.tensor.defined()) slot.tensor = tensor;
+  if (!lies_over(slot.tensor, slot.storage)) slot.tensor = tensor;
   return tensor;
 }
 

@@ -81,25 +81,44 @@ void Device::stop() {
 void Device::run() {
   while (std::unique_ptr<Work> work = next_st()) {
     const bool runs = work->request != nullptr;
-    // Who has the device alone need not be measured.
     const bool shared = runs && !waiting_.empty();
-    const uint64_t began_ns = shared ? own_ns() : 0;
+    const uint64_t began_ns = shared ? own_ns() : now_ns();
     perform(*work);
-    if (runs) waiting_.charge(work->session->share_st(), shared ? own_ns() - began_ns : 0);
+    const uint64_t spent_ns = (shared ? own_ns() : now_ns()) - began_ns;
+    take_all_st();  // who came meanwhile has waited, and goes first
+    // Who has the device alone pays for nothing.
+    if (runs) waiting_.charge(work->session->service_st(), waiting_.empty() ? 0 : spent_ns);
     work.reset();  // the request's memory and perhaps its session go here, on the worker
     pending_.fetch_sub(1, std::memory_order_acq_rel);
   }
 }
 
-// Takes all that has come, then chooses. The end of a session waits for nobody. Null once the queue is closed and all is done.
+// Null once the queue is closed and all is done.
 std::unique_ptr<Work> Device::next_st() {
-  std::unique_ptr<Work> work = waiting_.empty() ? queue_.pop() : queue_.try_pop();
-  for (; work != nullptr; work = queue_.try_pop()) {
-    if (work->request == nullptr) return work;
-    FairShare<Work>& share = work->session->share_st();
-    waiting_.push(share, std::move(work));
+  if (waiting_.empty() && ended_.empty()) {
+    std::unique_ptr<Work> work = queue_.pop();
+    if (work == nullptr) return nullptr;
+    take_st(std::move(work));
   }
-  return waiting_.pop();
+  take_all_st();
+  if (ended_.empty()) return waiting_.pop();
+  std::unique_ptr<Work> work = std::move(ended_.front());
+  ended_.pop_front();
+  return work;
+}
+
+void Device::take_all_st() {
+  while (std::unique_ptr<Work> work = queue_.try_pop()) take_st(std::move(work));
+}
+
+// The end of a session waits for nobody.
+void Device::take_st(std::unique_ptr<Work> work) {
+  if (work->request == nullptr) {
+    ended_.push_back(std::move(work));
+    return;
+  }
+  FairShare<Work>& share = work->session->service_st();
+  waiting_.push(share, std::move(work));
 }
 
 void Device::perform(Work& work) noexcept {

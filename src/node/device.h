@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -68,6 +69,8 @@ class Device {
   Device(DeviceOptions options, std::string place);
   void run();
   std::unique_ptr<Work> next_st();
+  void take_all_st();
+  void take_st(std::unique_ptr<Work> work);
   void perform(Work& work) noexcept;
 
   const DeviceOptions options_;
@@ -76,7 +79,8 @@ class Device {
   std::atomic<uint64_t> pending_{0};
   std::atomic<bool> stopping_{false};
   WorkQueue<Work> queue_;
-  FairQueue<Work> waiting_;  // the worker's
+  FairQueue<Work> waiting_;                  // the worker's
+  std::deque<std::unique_ptr<Work>> ended_;  // likewise: ends of sessions
   std::mutex stop_mutex_;
   std::thread worker_;
 };

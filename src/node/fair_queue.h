@@ -2,6 +2,7 @@
 //
 // Purpose: sessions share a device by its time: of those that have work waiting, the one that was served least goes first; those
 //   that were served alike take turns. The work of one session stays in its order.
+// Waiting begins with push(): whoever serves pushes what came meanwhile before it charges.
 // A session is owed nothing for the time in which it wanted nothing: it comes back where the others are by then. What it had
 //   while nobody else waited is held against nobody. New ones begin a little behind, so that sessions that come one after
 //   another cannot keep out one that was served more.
@@ -85,11 +86,13 @@ class FairQueue {
 
  private:
   static constexpr uint64_t kNewcomerNs = 100'000;
+  static constexpr uint64_t kMostOwedNs = 1'000'000'000;  // of one long piece the others get no more back
 
   static bool later(const Share* a, const Share* b) noexcept {
     return a->served_ns != b->served_ns ? a->served_ns > b->served_ns : a->turn > b->turn;
   }
   void wait(Share& share) {
+    share.served_ns = std::min(share.served_ns, clock_ns_ + kMostOwedNs);
     share.turn = next_turn_++;
     waiting_.push_back(&share);
     std::push_heap(waiting_.begin(), waiting_.end(), later);

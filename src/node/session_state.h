@@ -75,7 +75,7 @@ class SessionState {
   void end_st();
 
   // What it had of its device, and its work that waits there.
-  FairShare<Work>& share_st() noexcept { return share_; }
+  FairShare<Work>& service_st() noexcept { return service_; }
 
  private:
   struct Template {
@@ -127,7 +127,7 @@ class SessionState {
   std::atomic<uint64_t> storage_count_{0};
 
   // The worker's.
-  FairShare<Work> share_;
+  FairShare<Work> service_;
   std::unique_ptr<executor::Store> store_;
   std::unordered_map<uint32_t, Failure> failed_streams_;
   std::unordered_map<uint64_t, Status> failed_uploads_;

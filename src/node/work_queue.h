@@ -80,7 +80,7 @@ class WorkQueue {
     if (std::unique_ptr<T> item = try_pop()) return item;
     const uint64_t began_ns = now_ns();
     std::unique_ptr<T> item = spin_pop(began_ns);
-    if (item == nullptr && !closed_.load(std::memory_order_acquire)) item = sleep_pop();
+    if (item == nullptr) item = sleep_pop();
     spin_.learn(now_ns() - began_ns);
     return item;
   }

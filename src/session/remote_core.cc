@@ -328,7 +328,7 @@ Status RemoteCore::wait_for(const Predicate& reached) {
       }
       polling_ = true;
     }
-    poll_until(reached, until_ns);
+    poll_until(reached, began_ns, until_ns);
     {
       const std::lock_guard lock(turn_mutex_);
       polling_ = false;
@@ -338,11 +338,12 @@ Status RemoteCore::wait_for(const Predicate& reached) {
   return {};
 }
 
-// The caller has the turn. Returns when `reached`, when the time is over, or when the session has ended.
+// The caller, who waits since `began_ns`, has the turn. Returns when `reached`, when the time is over, or when the session has
+// ended.
 template <typename Predicate>
-void RemoteCore::poll_until(const Predicate& reached, uint64_t until_ns) {
+void RemoteCore::poll_until(const Predicate& reached, uint64_t began_ns, uint64_t until_ns) {
   const Guard guard(*this);
-  uint64_t idle_since = now_ns();
+  uint64_t idle_since = began_ns;
   while (!reached() && failure_.ok()) {
     const bool moved = poll_locked();
     const uint64_t now = now_ns();

@@ -151,7 +151,7 @@ class RemoteCore : public std::enable_shared_from_this<RemoteCore> {
   template <typename Predicate>
   Status wait_for(const Predicate& reached);
   template <typename Predicate>
-  void poll_until(const Predicate& reached, uint64_t until_ns);
+  void poll_until(const Predicate& reached, uint64_t began_ns, uint64_t until_ns);
   bool poll_locked();
   void on_message_locked(datapath::Completion& completion);
   void on_completion_locked(wire::CompletionMessage message);

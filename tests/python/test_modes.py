@@ -80,3 +80,24 @@ def test_export(device):
     x = torch.ones(3, 4, device=device)
     exported = torch.export.export(net, (x,))
     assert torch.equal(exported.module()(x).cpu(), net(x).cpu())
+
+
+@pytest.mark.parametrize("differentiate", ["weight", "input"])
+def test_transforms_differentiate_layers(device, differentiate):
+    """torch.func wraps operands in tensors without storage: what is captured whole elsewhere goes by its pieces there."""
+
+    def derivatives(where):
+        torch.manual_seed(1)
+        x, w, b = (torch.randn(*shape).to(where) for shape in ((3, 4), (4, 4), (4,)))
+
+        def layers(x, w):
+            return torch.nn.functional.layer_norm(torch.nn.functional.linear(x, w, b), (4,), b).pow(2).sum()
+
+        argument = 1 if differentiate == "weight" else 0
+        first = torch.func.grad(layers, argnums=argument)(x, w)
+        _, tangent = torch.func.jvp(lambda x: layers(x, w), (x,), (torch.ones_like(x),))
+        each = torch.func.vmap(torch.func.grad(lambda x, w: layers(x.unsqueeze(0), w), argnums=argument), (0, None))(x, w)
+        return [value.cpu() for value in (first, tangent, each)]
+
+    for ours, theirs in zip(derivatives(device), derivatives("cpu")):
+        torch.testing.assert_close(ours, theirs)

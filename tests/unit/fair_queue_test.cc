@@ -205,5 +205,33 @@ TEST(FairQueue, WhatWaitsGoesWithIt) {
   EXPECT_EQ(alive.use_count(), 1);
 }
 
+// Who sends one piece after another and waits for each is served as often as one who has many waiting: what it sends while a
+// piece of the other is served has waited by then.
+TEST_F(Sharing, WhoCameDuringAPieceGoesBeforeItsSession) {
+  const size_t many = add(1'000'000);
+  const size_t one_by_one = add(1'000'000);
+  want(many, 20);
+  want(one_by_one);
+  (void)serve_times(2);  // each was new once
+  for (int i = 0; i < 8; ++i) {
+    ASSERT_EQ(serve_while([&] { want(one_by_one); }), many) << i;
+    ASSERT_EQ(serve(), one_by_one) << i;
+  }
+}
+
+// One long piece is not held against its session for ever.
+TEST_F(Sharing, ALongPieceIsPaidBackForASecondAtMost) {
+  const size_t long_one = add(60'000'000'000);
+  const size_t other = add(10'000'000);
+  want(long_one, 2);
+  want(other, 1'000);
+  size_t between = 0;
+  while (serve() != long_one) {
+  }
+  while (serve() != long_one) ++between;
+  EXPECT_GE(between, 90U);
+  EXPECT_LE(between, 110U);
+}
+
 }  // namespace
 }  // namespace genie::node
