@@ -70,7 +70,7 @@ void measure_op(Harness& harness) {
   { const Capture was_open(session.device()); }
   PlainTorch plain;
   const PlainOp op;
-  harness.row({.name = "idle.cpu_op", .params = params, .unit = "ns", .target = 1.05})
+  harness.row({.name = "idle.cpu_op", .params = params, .unit = "ns", .target = 1.01})
       .ours([&] { return op.run(); })
       .peer("plain torch", [&] { return plain.run(); })
       .warmup(5)
