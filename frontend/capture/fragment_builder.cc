@@ -248,10 +248,9 @@ void FragmentBuilder::encode_record(const Segment& segment, size_t record, uint3
   }
 }
 
-std::vector<std::byte> FragmentBuilder::serialize(const Segment& segment, const FragmentPlan& plan) {
+std::vector<std::byte> FragmentBuilder::serialize(const Segment& segment, const std::vector<int64_t>& numbers) {
   number_slots(segment);
-  const std::vector<int64_t> params = plan.numbers_of(segment);
-  flatbuffers::FlatBufferBuilder builder(code_.size() * 4 + params.size() * 8 + 4096);
+  flatbuffers::FlatBufferBuilder builder(code_.size() * 4 + numbers.size() * 8 + 4096);
   std::unordered_map<const OpInfo*, uint32_t> local_ops;
   std::vector<flatbuffers::Offset<wire::OpDecl>> ops;
   std::vector<uint32_t> code = code_;
@@ -272,7 +271,7 @@ std::vector<std::byte> FragmentBuilder::serialize(const Segment& segment, const 
   const auto kinds_offset = builder.CreateVector(kinds_);
   const auto strings_offset = builder.CreateVector(strings);
   const auto code_offset = builder.CreateVector(code);
-  const auto params_offset = builder.CreateVector(params);
+  const auto params_offset = builder.CreateVector(numbers);
   builder.Finish(
       wire::CreateTemplate(builder, wire::kProgramFormat, ops_offset, kinds_offset, strings_offset, code_offset,
                            params_offset, static_cast<uint32_t>(record_ops_.size()), check_shapes_),

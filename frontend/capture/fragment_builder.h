@@ -71,8 +71,8 @@ class FragmentBuilder {
 
   // Valid until the next call.
   const FragmentPlan& plan(const Segment& segment);
-  // The template as it travels, for a node that does not know it yet.
-  std::vector<std::byte> serialize(const Segment& segment, const FragmentPlan& plan);
+  // The template as it travels, for a node that does not know it yet, with these numbers (FragmentPlan::numbers_of).
+  std::vector<std::byte> serialize(const Segment& segment, const std::vector<int64_t>& numbers);
 
  private:
   static constexpr uint32_t kUnused = UINT32_MAX;

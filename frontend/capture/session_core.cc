@@ -17,6 +17,7 @@
 #include "frontend/capture/journal.h"
 #include "frontend/capture/registry.h"
 #include "frontend/capture/source.h"
+#include "genie/shapes.h"
 
 namespace genie::frontend {
 namespace {
@@ -219,6 +220,13 @@ void SessionCore::flush_segment(uint32_t number, Stream& except) {
   }
 }
 
+// The debug mode that trusts no fingerprint: what was found by it is what this segment would have been registered as.
+Status check_template(FragmentBuilder& builder, const Segment& segment, const KnownTemplate& found) {
+  if (found.serialized.empty() || builder.serialize(segment, found.defaults) == found.serialized) return {};
+  return {Errc::kInternal, "template " + std::to_string(found.id) +
+                               " was found for other operators than those it was made of: please report this program"};
+}
+
 // One flush from the open segment of a stream to a submission on its way.
 class Flush {
  public:
@@ -297,14 +305,18 @@ class Flush {
     const KnownTemplate* found = known.find(plan_->key);
     if (found == nullptr) {
       core_.counters_.template_misses.fetch_add(1, std::memory_order_relaxed);
-      const auto serialized = core_.builder_.serialize(stream_.open, *plan_);
+      std::vector<int64_t> numbers = plan_->numbers_of(stream_.open);
+      std::vector<std::byte> serialized = core_.builder_.serialize(stream_.open, numbers);
       const std::vector<uint64_t>& forgotten = known.make_room(serialized.size());
       GENIE_TRY(core_.await_unused(forgotten));
       const auto registered = core_.link_->register_template(serialized, forgotten);
       GENIE_TRY(registered.status());
       core_.counters_.templates_forgotten.store(known.forgotten(), std::memory_order_relaxed);
-      found = known.insert(plan_->key, {*registered, plan_->numbers_of(stream_.open), serialized.size()});
+      KnownTemplate made{.id = *registered, .defaults = std::move(numbers), .bytes = serialized.size()};
+      if (is_checking_shapes()) made.serialized = std::move(serialized);
+      found = known.insert(plan_->key, std::move(made));
     } else {
+      GENIE_TRY(check_template(core_.builder_, stream_.open, *found));
       core_.counters_.template_hits.fetch_add(1, std::memory_order_relaxed);
     }
     submission_.template_id = flight_.template_id = found->id;

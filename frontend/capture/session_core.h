@@ -62,6 +62,9 @@ struct Wanted {
   uint64_t size = 0;
 };
 
+// Part of looking for mistakes (set_check_shapes): kInternal when `found` is not the template of `segment`.
+Status check_template(FragmentBuilder& builder, const Segment& segment, const KnownTemplate& found);
+
 // Every use of the storage throws `why` from now on.
 void poison(StorageState& state, const std::shared_ptr<const Status>& why);
 

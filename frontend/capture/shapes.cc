@@ -243,36 +243,60 @@ void ShapeRequest::add_undefined() {
   out.tensors.push_back(TensorMeta{.defined = false});
 }
 
-const OutputMeta* infer(const OpInfo& op, std::span<const int64_t> key,
-                        c10::function_ref<c10::ArrayRef<c10::IValue>()> boxed, ShapeSource& source) {
-  const uint64_t hash = hash_of(op, key);
-  if (const OutputMeta* known = cache().find(op, key, hash)) {
-    source = ShapeSource::kCache;
-    return known;
-  }
-  const c10::ArrayRef<c10::IValue> args = boxed();
-  OutputMeta outputs;
+namespace {
+
+// kNone: nobody on the client knows.
+ShapeSource derive(const OpInfo& op, c10::ArrayRef<c10::IValue> args, OutputMeta& outputs) {
   if (const UserShapes* user = op.user_shapes.load(std::memory_order_acquire)) {
-    if (run_user_shapes(*user, op, args, outputs)) {
-      source = ShapeSource::kOwn;
-      return store(op, key, hash, std::move(outputs));
-    }
+    if (run_user_shapes(*user, op, args, outputs)) return ShapeSource::kOwn;
     outputs = {};
   }
   if (op.shape != nullptr) {
     ShapeRequest request{op, args, outputs};
-    if (op.shape(request)) {
-      source = ShapeSource::kOwn;
-      return store(op, key, hash, std::move(outputs));
-    }
+    if (op.shape(request)) return ShapeSource::kOwn;
     outputs = {};
   }
-  if (run_meta(op, args, outputs)) {
-    source = ShapeSource::kMeta;
-    return store(op, key, hash, std::move(outputs));
+  return run_meta(op, args, outputs) ? ShapeSource::kMeta : ShapeSource::kNone;
+}
+
+bool is_same(const TensorMeta& a, const TensorMeta& b) {
+  return a.defined == b.defined && (!a.defined || (a.dtype == b.dtype && a.sizes == b.sizes && a.strides == b.strides &&
+                                                   a.storage_bytes == b.storage_bytes));
+}
+
+bool is_same(const OutputMeta& a, const OutputMeta& b) {
+  const auto same_resized = [](const auto& x, const auto& y) {
+    return x.first == y.first && is_same(x.second, y.second);
+  };
+  return a.list_length == b.list_length &&
+         std::ranges::equal(a.tensors, b.tensors,
+                            [](const TensorMeta& x, const TensorMeta& y) { return is_same(x, y); }) &&
+         std::ranges::equal(a.resized, b.resized, same_resized);
+}
+
+// The debug mode that trusts nothing that was remembered. What only the node knows it compares itself.
+[[gnu::cold, gnu::noinline]] void check_known(const OpInfo& op, const OutputMeta& known,
+                                              c10::ArrayRef<c10::IValue> args) {
+  OutputMeta derived;
+  if (derive(op, args, derived) == ShapeSource::kNone) return;
+  TORCH_INTERNAL_ASSERT(is_same(derived, known), op.name,
+                        ": the remembered sizes of its results are not those that are derived now");
+}
+
+}  // namespace
+
+const OutputMeta* infer(const OpInfo& op, std::span<const int64_t> key,
+                        c10::function_ref<c10::ArrayRef<c10::IValue>()> boxed, ShapeSource& source) {
+  const uint64_t hash = hash_of(op, key);
+  if (const OutputMeta* known = cache().find(op, key, hash)) {
+    if (is_checking_shapes()) [[unlikely]]
+      check_known(op, *known, boxed());
+    source = ShapeSource::kCache;
+    return known;
   }
-  source = ShapeSource::kNone;
-  return nullptr;
+  OutputMeta outputs;
+  source = derive(op, boxed(), outputs);
+  return source == ShapeSource::kNone ? nullptr : store(op, key, hash, std::move(outputs));
 }
 
 void remember(const OpInfo& op, std::span<const int64_t> key, OutputMeta meta) {

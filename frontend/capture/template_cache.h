@@ -18,6 +18,8 @@ struct KnownTemplate {
   uint64_t id = 0;
   std::vector<int64_t> defaults;
   uint64_t bytes = 0;  // serialized
+  // As it was registered; kept by the debug mode alone.
+  std::vector<std::byte> serialized = {};
   uint64_t last_used = 0;
 };
 

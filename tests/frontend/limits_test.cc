@@ -3,6 +3,8 @@
 #include <thread>
 #include <vector>
 
+#include "frontend/capture/registry.h"
+#include "frontend/capture/session_core.h"
 #include "frontend/capture/template_cache.h"
 #include "tests/frontend/session_fixture.h"
 
@@ -81,6 +83,42 @@ TEST_F(Limits, MoreTemplatesThanTheNodeHolds) {
     for (int k = 0; k < kHeld; ++k) (void)program(remote, k).cpu();
   }
   EXPECT_EQ(session->stats().templates_registered, warm.templates_registered);
+}
+
+// Of two programs that differ in one operator, the template of one is not that of the other, whatever their fingerprints.
+TEST_F(Limits, TheDebugModeTrustsNoFingerprint) {
+  using namespace genie::frontend;
+  const auto x = torch::ones({4}).to(device());
+  session->synchronize();
+  SessionCore& core = core_of(device().index());
+  FragmentBuilder builder;
+  const auto template_of = [&](const at::Tensor& result) {
+    const Segment& segment = core.current_stream().open;
+    const FragmentPlan& plan = builder.plan(segment);
+    KnownTemplate made{.id = 7, .defaults = plan.numbers_of(segment), .bytes = 0};
+    made.serialized = builder.serialize(segment, made.defaults);
+    EXPECT_TRUE(result.defined());
+    return made;
+  };
+  KnownTemplate of_sin;
+  {
+    const auto sin = x.add(3).sin();
+    of_sin = template_of(sin);
+  }
+  session->synchronize();
+  {
+    const auto again = x.add(5).sin();  // another number: the same template
+    (void)template_of(again);
+    EXPECT_TRUE(check_template(builder, core.current_stream().open, of_sin).ok());
+  }
+  session->synchronize();
+  const auto cos = x.add(3).cos();
+  (void)template_of(cos);
+  const genie::Status caught = check_template(builder, core.current_stream().open, of_sin);
+  EXPECT_EQ(caught.code(), genie::Errc::kInternal);
+  EXPECT_NE(caught.text().find("template 7"), std::string_view::npos) << caught.to_string();
+  of_sin.serialized.clear();  // registered before the mode was on
+  EXPECT_TRUE(check_template(builder, core.current_stream().open, of_sin).ok());
 }
 
 // Before the program wants a value: what it captured is sent as it goes, so that neither side has more than some flushes of it.
